@@ -1,0 +1,102 @@
+"""Frozen facts that roles emit and that the display and the journal show: the only way news flows out of a role.
+
+A role calls `emit(event)`; it never waits for it and never learns who listens. Byte counts change too often for events:
+`ConnectionOpened.traffic` is a live counter that a listener may read whenever it likes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+RelayCondition = Literal["connecting", "online", "offline"]
+ConnectionState = Literal["connecting", "open", "standby", "closing"]
+
+
+class Traffic:
+    """Live byte counters of one connection as the app sees them: `up` left it, `down` reached it; `rtt` in seconds or None."""
+
+    __slots__ = ("down", "rtt", "up")
+
+    def __init__(self) -> None:
+        self.up = 0
+        self.down = 0
+        self.rtt: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A role serves. `listen` is `host:port` with the real port; the others are None where the role has none."""
+
+    role: str
+    listen: str | None = None
+    link: str | None = None
+    device_id: str | None = None
+    invite: str | None = None
+    admits_enrolled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RelayStateChanged:
+    """This machine's link to a relay changed. `detail` says why it is offline; `rtt` in seconds."""
+
+    relay: str
+    state: RelayCondition
+    detail: str = ""
+    rtt: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOpened:
+    """A connection appeared (state `connecting`). `id` is unique in this process. Labels are untrusted text."""
+
+    id: int
+    target: str
+    device: str
+    door: str
+    path: str
+    traffic: Traffic = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionChanged:
+    """The connection's state changed; `tunnel` is the tunnel id that all three parties log, once known."""
+
+    id: int
+    state: ConnectionState
+    tunnel: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClosed:
+    """The connection ended. `reason` is "done", "reset" or the name of a Reason; `detail` is for a person."""
+
+    id: int
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSeen:
+    """A device went on or off line (relay), or a client paired or was revoked (agent)."""
+
+    device: str
+    what: Literal["registered", "online", "offline", "paired", "revoked", "banned"]
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person should read once."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something is wrong with an identity or a key: shown loudly and kept on screen."""
+
+    text: str
+
+
+Event = Ready | RelayStateChanged | ConnectionOpened | ConnectionChanged | ConnectionClosed | DeviceSeen | Notice | Alarm
+Emit = Callable[[Event], None]
