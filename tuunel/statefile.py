@@ -1,0 +1,132 @@
+"""State files: private to their owner, replaced whole or not at all, and changed by one process at a time.
+
+A crash or a full disk leaves the old file or the new one, never a mixture. Every fault is a StateError that names the file and the remedy.
+"""
+
+import fcntl
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from tuunel.errors import StateError
+
+MAX_SIZE: Final = 16 * 1024 * 1024  # some 50,000 grants; anything larger is not a file of ours
+OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+ROOT: Final = 0
+
+
+def read_private(path: Path) -> bytes | None:
+    """Return the file's bytes, or None when there is no such file.
+
+    StateError when it is no regular file, belongs to somebody else, can be opened by others, or is above MAX_SIZE.
+    The checks are made on the opened file, so it cannot be exchanged between check and reading.
+    """
+    try:
+        # non-blocking, so that a FIFO in its place is refused instead of waited for
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - opens a descriptor
+            _check_private(path, os.fstat(file.fileno()))
+            data = file.read(MAX_SIZE + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _unusable(path, "read", error)
+    if len(data) > MAX_SIZE:
+        raise StateError(f"{path} is larger than any state file of tuunel", "see what it is, and move it away")
+    return data
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace the file by `data` with mode 0600, on disk when this returns. StateError leaves the old file as it was."""
+    temporary = ""
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from the start
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - opens a descriptor
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        temporary = ""
+        _sync_directory(path.parent)
+    except OSError as error:
+        _unusable(path, "write", error)
+    finally:
+        if temporary:
+            with suppress(OSError):
+                Path(temporary).unlink()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the file's lock across processes and threads, for read-modify-write; waits for a holder.
+
+    The lock lies in `<name>.lock` beside the file, because the file itself is replaced at every write. A lock dies with its
+    process. It is not re-entrant.
+    """
+    lock = path.with_name(path.name + ".lock")
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        _unusable(lock, "open", error)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path, expected_version: int) -> dict[str, Any] | None:
+    """Return the file's JSON object without its `version`, or None when there is no such file.
+
+    StateError when it is damaged or was written by another version of the format.
+    """
+    data = read_private(path)
+    if data is None:
+        return None
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+    if not isinstance(content, dict):
+        raise damaged(path, "it holds no JSON object")
+    version = content.pop("version", None)
+    if version != expected_version:
+        raise StateError(
+            f"{path} has format {version!r}, this tuunel reads {expected_version}", "bring tuunel up to date, or move the file away"
+        )
+    return content
+
+
+def write_json(path: Path, version: int, content: Mapping[str, object]) -> None:
+    """Replace the file by the JSON object `content` with its `version`; promises as for write_private."""
+    write_private(path, json.dumps({"version": version, **content}, indent=1).encode() + b"\n")
+
+
+def damaged(path: Path, what: str) -> StateError:
+    """Return the error for a state file whose content cannot be meant."""
+    return StateError(f"{path} is damaged: {what}", "restore it from a backup, or move it away and set this machine up again")
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise StateError(f"{path} is not a regular file", "move it away")
+    if status.st_uid not in (os.geteuid(), ROOT):
+        raise StateError(f"{path} belongs to another user", "run tuunel as the user who owns it, or point TUUNEL_HOME elsewhere")
+    if status.st_mode & OTHERS:
+        raise StateError(f"{path} can be opened by other users (mode {stat.S_IMODE(status.st_mode):04o})", f"chmod 600 '{path}'")
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unusable(path: Path, verb: str, error: OSError) -> NoReturn:
+    raise StateError(f"cannot {verb} {path}: {error.strerror}", "check the directory's owner and modes, and the free space") from error
