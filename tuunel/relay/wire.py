@@ -1,7 +1,7 @@
 """Byte layouts of the hop messages, which a device and the relay exchange under the keys of their handshake.
 
-Normative text: docs/spec/tunnel.md section 2. Of an OPEN and an OFFER the relay reads only what stands here: who is asked for, and the two public
-keys that name the tunnel.
+Normative text: docs/spec/tunnel.md section 2. Of an OPEN and an OFFER the relay reads only what stands here: who is asked
+for, and the two public keys that name the tunnel.
 """
 
 import base64
