@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+MAX_SHOWN_TEXT = 200  #: characters of one piece of untrusted text on a person's screen: a line or two, never a screenful
+
 RelayCondition = Literal["connecting", "online", "offline"]
 ConnectionState = Literal["connecting", "open", "standby", "closing"]
 
@@ -100,3 +102,9 @@ class Alarm:
 
 Event = Ready | RelayStateChanged | ConnectionOpened | ConnectionChanged | ConnectionClosed | DeviceSeen | Notice | Alarm
 Emit = Callable[[Event], None]
+
+
+def printable(text: str, limit: int = MAX_SHOWN_TEXT) -> str:
+    """Untrusted text as a terminal may show it: no control, bidirectional or unassigned characters, at most `limit` characters."""
+    kept = "".join(character for character in text[: 4 * limit] if character.isprintable())
+    return kept if len(kept) <= limit else kept[: limit - 1] + "\u2026"

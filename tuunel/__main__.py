@@ -1,0 +1,57 @@
+"""The `tuunel` command. `tuunel nc`, which ssh starts for every connection, leaves before anything slow is imported."""
+# ruff: noqa: PLC0415 - the point of this module is to import late
+
+import sys
+from collections.abc import Sequence
+
+from tuunel.errors import StateError, TuunelError
+
+INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
+
+
+def main() -> int:
+    """Run the command line of this process; returns its exit code."""
+    try:
+        return run(sys.argv[1:])
+    except TuunelError as error:
+        from tuunel.cli.report import say_error
+
+        say_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command that `arguments` name; returns its exit code. Raises StateError when the encryption cannot work here."""
+    if arguments[:1] != ["nc"]:
+        require_ml_kem()
+        from tuunel.cli import app
+
+        return app.main(arguments)
+    from tuunel import netcat
+    from tuunel.settings import Home
+
+    if not Home.find().socket("proxy").exists():  # a running proxy has checked it, and does the encryption
+        require_ml_kem()
+    return netcat.main(arguments[1:])
+
+
+def require_ml_kem() -> None:
+    """Raise StateError, with what to install, unless `cryptography` can do the post-quantum half of every tunnel's handshake."""
+    try:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+    except ImportError as error:
+        raise StateError("the installed 'cryptography' knows no ML-KEM, which every tunnel needs", ML_KEM_ADVICE) from error
+    try:
+        MLKEM768PrivateKey.generate()
+    except UnsupportedAlgorithm as error:
+        raise StateError("the installed 'cryptography' is built without ML-KEM, which every tunnel needs", ML_KEM_ADVICE) from error
+
+
+ML_KEM_ADVICE = "install its official wheel, version 48 or newer:   python -m pip install --upgrade --only-binary :all: 'cryptography>=48'"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

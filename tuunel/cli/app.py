@@ -1,0 +1,56 @@
+"""The command line, put together: `app` holds every command, `main` runs one and turns errors into exit codes."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tuunel.cli import agent, demo, pairing, proxy, relay, setup
+from tuunel.cli.report import first_error, say_error
+
+app = typer.Typer(
+    name="tuunel",
+    help="Reach any port of a machine behind NAT through a relay that cannot read what it carries.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(relay.app, name="relay")
+app.command()(agent.agent)
+app.command()(agent.invite)
+app.command()(agent.clients)
+app.command()(agent.revoke)
+app.command()(pairing.pair)
+app.add_typer(pairing.app, name="devices")
+app.command()(pairing.rename)
+app.command()(pairing.forget)
+app.command()(proxy.proxy)
+app.command()(setup.setup)
+app.command()(demo.demo)
+
+
+@app.command()
+def nc(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="A .tuunel name, the bare name of a device, or HOST:PORT.")],
+    port: Annotated[str | None, typer.Argument(metavar="PORT")] = None,
+) -> None:
+    """Connect stdin and stdout to a target: ssh -o ProxyCommand='tuunel nc %h %p' NAME.tuunel."""
+    from tuunel import netcat  # noqa: PLC0415 - this command only
+
+    raise typer.Exit(netcat.main([host] if port is None else [host, port]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command that `arguments` name; returns its exit code and has told the person about errors."""
+    try:
+        app(list(arguments), prog_name="tuunel")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Exception as error:
+        told = first_error(error)
+        if told is None:
+            raise
+        say_error(told)
+        return told.exit_code
+    return 0

@@ -1,0 +1,57 @@
+"""The exact next command, for every role that has become ready and every pairing that has worked."""
+
+import shlex
+
+from tuunel.events import Ready
+
+NO_PUBLIC_NAME = "PUBLIC-NAME"  # stands in a link when the relay does not know its own public address
+
+
+def after_ready(ready: Ready) -> list[str]:
+    """Lines that tell a person what to do now that a role serves; empty when there is nothing left to do."""
+    if ready.role == "relay":
+        return after_relay(ready)
+    if ready.role == "agent":
+        return after_agent(ready)
+    return after_proxy(ready) if ready.role == "proxy" else []
+
+
+def after_relay(ready: Ready) -> list[str]:
+    """What to do with the relay's first link. No link, no step: its devices are enrolled already."""
+    return after_link(ready.link) if ready.link else []
+
+
+def after_link(link: str) -> list[str]:
+    """What to do with an enrolment link."""
+    steps = [f"next, on the machine to reach:   tuunel agent {shlex.quote(link)}"]
+    if NO_PUBLIC_NAME in link:
+        steps.insert(0, f"no public name is known: put it in place of {NO_PUBLIC_NAME}, or start the relay with --advertise HOST[:PORT]")
+    return steps
+
+
+def after_agent(ready: Ready) -> list[str]:
+    """What to do with the agent's first invite, and who decides when it admits whatever is enrolled."""
+    steps = []
+    if ready.admits_enrolled:
+        steps.append("admits every device that is enrolled at the relay: the relay's operator decides who may come in")
+    if ready.invite:
+        steps.append(f"next, on your laptop, within 15 min:   tuunel pair {shlex.quote(ready.invite)} --name NAME")
+    return steps
+
+
+def after_invite(invite: str) -> list[str]:
+    """What to do with an invite."""
+    return [f"next, on the other machine:   tuunel pair {shlex.quote(invite)} --name NAME"]
+
+
+def after_proxy(ready: Ready) -> list[str]:
+    """How to send an app through the proxy."""
+    return [
+        f"SOCKS5 + HTTP on {ready.listen}",
+        f"next:   curl --proxy socks5h://{ready.listen} http://NAME.tuunel:PORT/   or   tuunel setup ssh|pac|env",
+    ]
+
+
+def after_pairing(name: str) -> list[str]:
+    """How to reach the device just paired."""
+    return ["next:   tuunel proxy", f"  or:   ssh -o ProxyCommand='tuunel nc %h %p' {name}.tuunel"]

@@ -1,0 +1,92 @@
+"""`tuunel relay`: serve, link, devices, revoke."""
+# ruff: noqa: PLC0415 - a command imports what it uses when it runs: start-up time is what people feel
+
+from typing import Annotated
+
+import typer
+
+from tuunel.cli.arguments import DEFAULT_DRAIN, AsJson, AsJsonLines, Drain, seconds
+from tuunel.cli.listing import table, when
+from tuunel.cli.nextsteps import after_link
+from tuunel.cli.report import Document, answer, ask_role, put, say
+
+app = typer.Typer(help="The relay: run it on a machine that both sides can reach.", no_args_is_help=True, rich_markup_mode=None)
+
+DEFAULT_PORT = 7443
+
+
+@app.command()
+def serve(
+    *,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = f"[::]:{DEFAULT_PORT}",
+    advertise: Annotated[str | None, typer.Option(metavar="HOST[:PORT]", help="The public name that links carry.")] = None,
+    open_enrolment: Annotated[bool, typer.Option("--open-enrolment", help="Enrol every device that asks, without a link.")] = False,
+    as_json: AsJsonLines = False,
+    drain: Drain = DEFAULT_DRAIN,
+) -> None:
+    """Run the relay. It joins tunnels and cannot read them."""
+    from tuunel.address import HostPort
+    from tuunel.cli.running import run_role
+    from tuunel.relay.server import RelayServer
+    from tuunel.settings import Home
+
+    home, address = Home.find(), HostPort.parse(listen, DEFAULT_PORT)
+    run_role(
+        "relay",
+        lambda emit: RelayServer(home, listen=address, advertise=advertise, open_enrolment=open_enrolment, emit=emit),
+        as_json=as_json,
+        drain=drain,
+    )
+
+
+@app.command()
+def link(
+    *,
+    uses: Annotated[int, typer.Option(metavar="N", min=1, help="How many devices may enrol with it.")] = 1,
+    lifetime: Annotated[str, typer.Option("--for", metavar="DURATION", help="How long it is valid.")] = "24h",
+    as_json: AsJson = False,
+) -> None:
+    """Make a link with which a device can enrol at this relay."""
+    answer(lambda: ask_role("relay", "link", uses=uses, **{"for": seconds(lifetime)}), _show_link, as_json=as_json)
+
+
+def _show_link(document: Document) -> None:
+    put(document["link"])
+    say(*after_link(document["link"]))
+
+
+@app.command()
+def devices(*, as_json: AsJson = False) -> None:
+    """List the devices that are enrolled at this relay."""
+    answer(lambda: ask_role("relay", "devices"), _show_devices, as_json=as_json)
+
+
+def _show_devices(document: Document) -> None:
+    if not document["devices"]:
+        say("no device is enrolled yet", "next:   tuunel relay link")
+        return
+    rows = [(each["device_id"], _state(each), when(each["last_seen"]), each["label"]) for each in document["devices"]]
+    put(*table(("DEVICE", "STATE", "LAST SEEN", "LABEL"), rows))
+
+
+def _state(device: Document) -> str:
+    if device["banned"]:
+        return "banned"
+    role = "agent" if device["agent"] else "forward"
+    return f"{role}, online" if device["online"] else "offline"
+
+
+@app.command()
+def revoke(
+    device: Annotated[str, typer.Argument(metavar="ID", help="The device ID.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Ban a device from this relay, and close everything that it has open."""
+    from tuunel.identity import DeviceID
+
+    answer(lambda: ask_role("relay", "revoke", device=str(DeviceID.parse(device))), _show_revoked, as_json=as_json)
+
+
+def _show_revoked(document: Document) -> None:
+    say(f"banned {document['revoked']}; {document['cut']} connections closed")

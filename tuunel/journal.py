@@ -1,0 +1,159 @@
+"""What a role does, as lines: log lines for people on stderr, or one JSON object a line on stdout for programs.
+
+Both are listeners: call one with each event. Neither raises when nobody reads any more; a role must not end because its log did.
+Source: docs/reference/events.md.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+from tuunel.events import (
+    Alarm,
+    ConnectionChanged,
+    ConnectionClosed,
+    ConnectionOpened,
+    DeviceSeen,
+    Event,
+    Notice,
+    Ready,
+    RelayStateChanged,
+    Traffic,
+    printable,
+)
+
+EVENT_NAMES: Final[dict[type[Event], str]] = {
+    Ready: "ready",
+    RelayStateChanged: "relay",
+    ConnectionOpened: "opened",
+    ConnectionChanged: "changed",
+    ConnectionClosed: "closed",
+    DeviceSeen: "device",
+    Notice: "notice",
+    Alarm: "alarm",
+}
+MAX_HELD = 256  # events kept while a role is not ready yet; a relay that stays away says little, and the oldest is worth least
+
+Now = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The current time, in UTC."""
+    return datetime.now(UTC)
+
+
+class Lines:
+    """A text stream that goes quiet, instead of failing, once its reader has gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: TextIO | None = stream
+
+    def write(self, line: str) -> None:
+        """Write one line and flush it."""
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # the pipe's reader left, the disk is full, the stream is closed
+            self._stream = None
+
+
+class JsonJournal:
+    """Writes each event as one JSON object a line, `ready` always first: what comes before it is held back until then."""
+
+    def __init__(self, stream: TextIO, now: Now = utc_now) -> None:
+        self._lines = Lines(stream)
+        self._now = now
+        self._traffic: dict[int, Traffic] = {}
+        self._held: deque[str] | None = deque(maxlen=MAX_HELD)
+
+    def __call__(self, event: Event) -> None:
+        """Write `event`, or hold it back while the role is not ready."""
+        line = json.dumps({"event": EVENT_NAMES[type(event)], "time": self._time(), **self._facts(event)})
+        if self._held is None:
+            self._lines.write(line)
+        elif isinstance(event, Ready):
+            held, self._held = self._held, None
+            for each in (line, *held):
+                self._lines.write(each)
+        else:
+            self._held.append(line)
+
+    def _time(self) -> str:
+        return self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def _facts(self, event: Event) -> dict[str, object]:
+        values = ((field.name, getattr(event, field.name)) for field in fields(event))
+        facts = {name: value for name, value in values if value is not None and not isinstance(value, Traffic)}
+        if isinstance(event, ConnectionOpened):
+            self._traffic[event.id] = event.traffic
+        elif isinstance(event, ConnectionClosed) and (traffic := self._traffic.pop(event.id, None)):
+            facts |= {"up": traffic.up, "down": traffic.down}
+        return facts
+
+
+class LogJournal:
+    """Writes each event as a line for people, with the time in UTC. `next_steps` says what to do once a role is ready."""
+
+    def __init__(self, stream: TextIO, next_steps: Callable[[Ready], Sequence[str]], now: Now = utc_now) -> None:
+        self._lines = Lines(stream)
+        self._next_steps = next_steps
+        self._now = now
+        self._open: dict[int, ConnectionOpened] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Write `event`."""
+        stamp = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        for line in self._told(event):
+            self._lines.write(f"{stamp} {line}")
+        if isinstance(event, Ready):
+            for line in self._next_steps(event):
+                self._lines.write(line)
+
+    def _told(self, event: Event) -> Iterator[str]:
+        match event:
+            case ConnectionOpened():
+                self._open[event.id] = event
+                yield f"#{event.id} {described(event)}"
+            case ConnectionChanged():
+                tunnel = f", tunnel {printable(event.tunnel)}" if event.tunnel else ""
+                yield f"#{event.id} {event.state}{tunnel}"
+            case ConnectionClosed():
+                yield self._closed(event)
+            case _:
+                yield sentence(event)
+
+    def _closed(self, event: ConnectionClosed) -> str:
+        opened = self._open.pop(event.id, None)
+        carried = f", {opened.traffic.up} bytes up, {opened.traffic.down} bytes down" if opened else ""
+        detail = f": {printable(event.detail)}" if event.detail else ""
+        return f"#{event.id} ended {printable(event.reason)}{detail}{carried}"
+
+
+def described(event: ConnectionOpened) -> str:
+    """A connection in a few words, safe to show."""
+    parts = (event.target, event.device and f"device {event.device}", event.door and f"by {event.door}", event.path)
+    return ", ".join(printable(part) for part in parts if part)
+
+
+def sentence(event: Ready | RelayStateChanged | DeviceSeen | Notice | Alarm) -> str:
+    """An event that is not about one connection, as a line that is safe to show."""
+    match event:
+        case Ready():
+            device = f"device {event.device_id} " if event.device_id else ""
+            listening = f" on {event.listen}" if event.listen else ""
+            return f"{device}{event.role} ready{listening}"
+        case RelayStateChanged():
+            detail = f": {printable(event.detail)}" if event.detail else ""
+            return f"relay {printable(event.relay)} {event.state}{detail}"
+        case DeviceSeen():
+            name = f" ({printable(event.name)})" if event.name else ""
+            return f"device {printable(event.device)}{name} {event.what}"
+        case Notice():
+            return printable(event.text, limit=1000)
+        case Alarm():
+            return f"ALARM: {printable(event.text, limit=1000)}"
