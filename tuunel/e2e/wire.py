@@ -1,0 +1,281 @@
+"""Byte layouts of what the two proxies say to each other: OFFER, INIT, ACCEPT, and the types and bodies of records.
+
+OPEN, which the relay reads too, is `tuunel.relay.wire.OpenRequest`. Decoding takes untrusted bytes and raises nothing but
+RemoteProtocolError. Source: docs/spec/end-to-end.md (handshake), docs/spec/records.md (records).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Annotated, Final, Self
+
+from tuunel.address import HostPort
+from tuunel.errors import Failure, Reason, RemoteProtocolError
+from tuunel.relay.fields import U8, U16, U64, Enumeration, HostPortField, Prefixed, Raw, Reader, Struct, Text
+
+VERSION: Final = 1
+POINT: Final = 65  #: an uncompressed P-256 point
+SIGNATURE: Final = 64  #: fixed r || s
+DIGEST: Final = 32
+KEM_PUBLIC: Final = 1184  #: ML-KEM-768 encapsulation key, FIPS 203 section 8
+KEM_CIPHERTEXT: Final = 1088  #: ML-KEM-768 ciphertext, FIPS 203 section 8
+INVITE_ID: Final = 8
+INVITE_PROOF: Final = 32
+
+PAD_BLOCK: Final = 256  #: messages whose length would tell the target's are padded to a multiple of this
+LABEL_CEILING: Final = 64  #: bytes; enough to recognise a machine by
+HOST_CEILING: Final = 255  #: bytes; the longest DNS name, and far above any address text
+DETAIL_CEILING: Final = 200  #: bytes; one sentence for a person
+PARAMS_CEILING: Final = 512  #: bytes; many times what version 1 sends
+HANDSHAKE_CEILING: Final = 768  #: plaintext bytes of INIT or ACCEPT: every field and PARAMS_CEILING, rounded up to a block
+PADDED_CEILING: Final = 512  #: body bytes of a padded record: its fields with HOST_CEILING, rounded up to a block
+
+#: What an agent can say, and its byte in ACCEPT, ERROR and RESET. 0 is no reason.
+REASON_CODES: Final[Mapping[Reason, int]] = MappingProxyType(
+    {
+        Reason.NOT_PAIRED: 0x01,
+        Reason.INVITE_INVALID: 0x02,
+        Reason.POLICY_DENIED: 0x03,
+        Reason.POLICY_REVOKED: 0x04,
+        Reason.CONNECTION_REFUSED: 0x10,
+        Reason.HOST_UNREACHABLE: 0x11,
+        Reason.NET_UNREACHABLE: 0x12,
+        Reason.NAME_NOT_RESOLVED: 0x13,
+        Reason.CONNECT_TIMEOUT: 0x14,
+        Reason.UNSUPPORTED: 0x15,
+        Reason.LIMIT: 0x20,
+        Reason.SHUTDOWN: 0x21,
+        Reason.INTERNAL: 0x22,
+    }
+)
+_REASONS: Final[Mapping[int, Reason]] = MappingProxyType({code: reason for reason, code in REASON_CODES.items()})
+
+
+class RecordType(IntEnum):
+    """The first plaintext byte of a record. docs/spec/records.md section 2."""
+
+    DATA = 0x01
+    FIN = 0x02
+    RESET = 0x03
+    CONNECT = 0x10
+    CONNECTED = 0x11
+    ERROR = 0x12
+    KEY_UPDATE = 0x20
+    PING = 0x21
+    PONG = 0x22
+    PAD = 0x23
+    # Reserved for later versions: no version 1 end sends them, and each is refused as an unknown type is.
+    DATA_PADDED = 0x04
+    DGRAM = 0x30
+    FLOW_OPEN = 0x31
+    FLOW_CLOSE = 0x32
+    CONTROL = 0x40
+
+
+FIN_BODY: Final = b"\x00"  #: FIN's flags: none is defined in version 1, and a receiver ignores them
+PING_NONCE: Final = 8  #: body bytes of PING, given back by PONG
+
+
+class ReasonField:
+    """One byte of `REASON_CODES`; a reason that an agent has no business to say is written as INTERNAL."""
+
+    def encode(self, value: Reason) -> bytes:
+        """See `tuunel.relay.fields.Field`."""
+        return bytes([REASON_CODES.get(value, REASON_CODES[Reason.INTERNAL])])
+
+    def read(self, reader: Reader) -> Reason:
+        """See `tuunel.relay.fields.Field`."""
+        code = reader.integer(1)
+        if code not in _REASONS:
+            raise RemoteProtocolError(f"{code} is no reason code")
+        return _REASONS[code]
+
+
+class OptionalReasonField(ReasonField):
+    """One byte: 0 for None, else as `ReasonField`."""
+
+    def encode(self, value: Reason | None) -> bytes:
+        """See `tuunel.relay.fields.Field`."""
+        return b"\x00" if value is None else super().encode(value)
+
+    def read(self, reader: Reader) -> Reason | None:  # type: ignore[override]
+        """See `tuunel.relay.fields.Field`."""
+        code = reader.take(1)
+        return None if code == b"\x00" else super().read(Reader(code))
+
+
+class HostField:
+    """A host name or address text behind a one-byte length: printable ASCII without spaces, at most `HOST_CEILING` bytes; may be empty."""
+
+    def encode(self, value: str) -> bytes:
+        """Failure(NAME_NOT_RESOLVED) for a host that no name can be: it comes from an app."""
+        if len(value) > HOST_CEILING or not _is_graphic(value):
+            raise Failure(Reason.NAME_NOT_RESOLVED, detail="the host is too long or not printable ASCII")
+        return Prefixed(1, HOST_CEILING).encode(value.encode())
+
+    def read(self, reader: Reader) -> str:
+        """See `tuunel.relay.fields.Field`."""
+        host = Prefixed(1, HOST_CEILING).read(reader).decode("latin-1")
+        if not _is_graphic(host):
+            raise RemoteProtocolError("a host is not printable ASCII")
+        return host
+
+
+def _is_graphic(text: str) -> bool:
+    return all("!" <= character <= "~" for character in text)
+
+
+@dataclass(frozen=True, slots=True)
+class InviteProof:
+    """Which invite the forward proxy holds, and HMAC-SHA256(proof key, t3), which shows it."""
+
+    id: bytes
+    proof: bytes
+
+
+class InviteField:
+    """Flags, one byte; with bit 0 an invite's id and proof follow. The other bits are refused."""
+
+    def encode(self, value: InviteProof | None) -> bytes:
+        """See `tuunel.relay.fields.Field`."""
+        return b"\x00" if value is None else b"\x01" + Raw(INVITE_ID).encode(value.id) + Raw(INVITE_PROOF).encode(value.proof)
+
+    def read(self, reader: Reader) -> InviteProof | None:
+        """See `tuunel.relay.fields.Field`."""
+        flags = reader.integer(1)
+        if flags > 1:
+            raise RemoteProtocolError("INIT has unknown flags")
+        return InviteProof(reader.take(INVITE_ID), reader.take(INVITE_PROOF)) if flags else None
+
+
+class ParamsField:
+    """A two-byte length, then parameters: type u8 || length u8 || value. Type 1 is the label; unknown types are skipped."""
+
+    LABEL: Final = 1
+
+    def encode(self, value: str) -> bytes:
+        """See `tuunel.relay.fields.Field`."""
+        return Prefixed(2, PARAMS_CEILING).encode(bytes([self.LABEL]) + Text(LABEL_CEILING).encode(value))
+
+    def read(self, reader: Reader) -> str:
+        """See `tuunel.relay.fields.Field`."""
+        data = Prefixed(2, PARAMS_CEILING).read(reader)
+        params, seen, label = Reader(data), set[int](), ""
+        while params.position < len(data):
+            kind = params.integer(1)
+            if kind in seen:
+                raise RemoteProtocolError("a parameter is given twice")
+            seen.add(kind)
+            if kind == self.LABEL:
+                label = Text(LABEL_CEILING).read(params)
+            else:
+                Prefixed(1, 255).read(params)
+        return label
+
+
+@dataclass(frozen=True, slots=True)
+class Offer(Struct):
+    """An agent's signed one-time keys for one connection. docs/spec/end-to-end.md section 2."""
+
+    version: Annotated[int, U8]
+    ephemeral: Annotated[bytes, Raw(POINT)]
+    kem_public: Annotated[bytes, Raw(KEM_PUBLIC)]
+    not_after: Annotated[int, U64]  #: unix seconds
+    relay_id: Annotated[bytes, Raw(DIGEST)]
+    identity: Annotated[bytes, Raw(POINT)]
+    signature: Annotated[bytes, Raw(SIGNATURE)]
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """See `Struct`; nothing but form and version is checked here."""
+        offer = super(Offer, cls).decode(data)
+        if offer.version != VERSION:
+            raise RemoteProtocolError(f"an offer has the unknown version {offer.version}")
+        return offer
+
+
+class Padded(Struct):
+    """A struct that is followed by zeros up to a multiple of `PAD_BLOCK`."""
+
+    __slots__ = ()
+
+    def encode(self) -> bytes:
+        """The bytes of this struct and its padding."""
+        fields = super().encode()
+        return fields + bytes(-len(fields) % PAD_BLOCK)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """The struct that is exactly `data`, padding included."""
+        reader = Reader(data)
+        decoded = cls.read(reader)
+        padding = reader.rest()
+        if len(padding) >= PAD_BLOCK or len(data) % PAD_BLOCK or any(padding):
+            raise RemoteProtocolError("a message has wrong padding")
+        return decoded
+
+
+class Purpose(IntEnum):
+    """What the forward proxy wants the tunnel for."""
+
+    STANDBY = 1  #: CONNECT comes later
+    CONNECT = 2  #: CONNECT follows at once
+
+
+@dataclass(frozen=True, slots=True)
+class Init(Padded):
+    """The plaintext of INIT. docs/spec/end-to-end.md section 5."""
+
+    identity: Annotated[bytes, Raw(POINT)]
+    signature: Annotated[bytes, Raw(SIGNATURE)]
+    invite: Annotated[InviteProof | None, InviteField()]
+    purpose: Annotated[Purpose, Enumeration(Purpose)]
+    label: Annotated[str, ParamsField()]
+
+
+@dataclass(frozen=True, slots=True)
+class Accept(Padded):
+    """The plaintext of ACCEPT; `refusal` is None when the tunnel is accepted. docs/spec/end-to-end.md section 6."""
+
+    refusal: Annotated[Reason | None, OptionalReasonField()]
+    signature: Annotated[bytes, Raw(SIGNATURE)]
+    label: Annotated[str, ParamsField()]
+
+
+class Command(IntEnum):
+    """What CONNECT asks for. A version 1 agent answers UDP with ERROR(UNSUPPORTED)."""
+
+    TCP = 1
+    UDP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Target(Padded):
+    """Body of CONNECT. `host` is a name or address text as seen from the agent; empty means the agent's own localhost."""
+
+    command: Annotated[Command, Enumeration(Command)]
+    host: Annotated[str, HostField()]
+    port: Annotated[int, U16]
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Padded):
+    """Body of CONNECTED: the local address of the agent's socket to the target."""
+
+    bound: Annotated[HostPort, HostPortField()]
+
+
+@dataclass(frozen=True, slots=True)
+class Error(Padded):
+    """Body of ERROR: why there is no connection to the target; `detail` is untrusted text, cut to `DETAIL_CEILING` bytes."""
+
+    reason: Annotated[Reason, ReasonField()]
+    detail: Annotated[str, Text(DETAIL_CEILING)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reset(Struct):
+    """Body of RESET; None means that the socket behind the sender was reset, or lost."""
+
+    reason: Annotated[Reason | None, OptionalReasonField()]
