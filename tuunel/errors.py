@@ -68,6 +68,7 @@ class Reason(StrEnum):
     UNKNOWN_NAME = "UNKNOWN_NAME"
     BAD_CREDENTIALS = "BAD_CREDENTIALS"
     BAD_REQUEST = "BAD_REQUEST"
+    BAD_RESPONSE = "BAD_RESPONSE"
     FORBIDDEN_ORIGIN = "FORBIDDEN_ORIGIN"
     REFUSED_BY_SETTING = "REFUSED_BY_SETTING"
 
@@ -239,6 +240,11 @@ ANSWERS: Final[dict[Reason, Answer]] = {
         1, 400, "http_request_error", 52,
         "the request to the proxy is malformed",
         "check the client's proxy settings",
+    ),
+    Reason.BAD_RESPONSE: Answer(
+        1, 502, "connection_terminated", 55,
+        "the target took the connection, but ended it before it gave a valid HTTP answer",
+        "check that the service on that port speaks HTTP, and look at its log",
     ),
     Reason.FORBIDDEN_ORIGIN: Answer(
         2, 403, "http_request_denied", 53,
