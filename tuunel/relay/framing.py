@@ -63,9 +63,11 @@ class Frames:
         """Everything that has arrived and was not taken."""
         return bytes(self._buffer)
 
-    def clear(self) -> None:
-        """Forget what has arrived."""
+    def take_all(self) -> bytes:
+        """Everything that has arrived, and forget it."""
+        taken = bytes(self._buffer)
         self._buffer.clear()
+        return taken
 
 
 def frame(payload: bytes) -> bytes:

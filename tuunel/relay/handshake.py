@@ -18,33 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from tuunel.address import HostPort
 from tuunel.errors import Failure, LocalProtocolError, Reason, RemoteProtocolError, Speaker
 from tuunel.hkdf import AeadKey
-from tuunel.identity import POINT_LENGTH, DeviceID, IdentityKey, ecdh, encode_point, sign_with, verify
+from tuunel.identity import DeviceID, IdentityKey, decode_point, ecdh, encode_point, sign_with, verify
+from tuunel.relay import handshake_wire as layout
 from tuunel.relay.certificates import RelayCredentials, verify_chain
 from tuunel.relay.fields import Reader
 from tuunel.relay.framing import MAX_RECORD, Frames, Opener, Sealer, frame
-from tuunel.relay.handshake_wire import (
-    DEVICE_AUTH,
-    DEVICE_AUTH_SEALED,
-    EXTENSIONS_CEILING,
-    HELLO_FIXED,
-    HELLO_REPLY,
-    MAGIC,
-    PAD_TO,
-    PROOFS,
-    RANDOM,
-    RELAY_AUTH_CEILING,
-    RELAY_AUTH_FLOOR,
-    VERSION_REFUSAL,
-    DeviceClaim,
-    Hello,
-    HelloReply,
-    Kind,
-    Proofs,
-    Registration,
-    RelayClaim,
-    RelayParams,
-    VersionRefusal,
-)
+from tuunel.relay.handshake_wire import DeviceClaim, Hello, HelloReply, Kind, Proofs, Registration, RelayClaim, RelayParams, VersionRefusal
 from tuunel.relay.keyschedule import KeySchedule
 from tuunel.relay.protocol import HopChannel
 from tuunel.relay.wire import VERSION, HopError, Limits, Message, Params, Purpose, Side, Welcome
@@ -96,15 +75,32 @@ class DeviceIdentified:
     params: Params
 
 
-class _DeviceStage(Enum):
-    REPLY = auto()
-    RELAY_AUTH = auto()
-    WELCOME = auto()
-    DONE = auto()
-    FAILED = auto()
+class _Handshake:
+    """What both ends share: bytes out, and frames in until the channel takes over."""
+
+    def __init__(self) -> None:
+        self._out = b""
+        self._frames = Frames()
+        self._over = False
+
+    def data_to_send(self) -> bytes:
+        """Bytes for the peer, once."""
+        out, self._out = self._out, b""
+        return out
+
+    def receive_data(self, data: bytes) -> None:
+        """Add bytes from the peer; call `next_event` until it returns None."""
+        if self._over:
+            raise LocalProtocolError("the handshake is over")
+        self._frames.receive_data(data)
+
+    def receive_eof(self) -> None:
+        """The peer has closed: always too early, RemoteProtocolError."""
+        self._over = True
+        raise RemoteProtocolError("the connection ended during the handshake")
 
 
-class DeviceHandshake:
+class DeviceHandshake(_Handshake):
     """The device's end. `pin` is the relay's id from the link; `first` are messages to send in the same flight as the login.
 
     `register` None logs in: the relay must know the device already. `now` in Unix seconds; `random(n)` gives n bytes, `ephemeral()` a
@@ -125,6 +121,7 @@ class DeviceHandshake:
         now: int,
         first: Sequence[Message] = (),
     ) -> None:
+        super().__init__()
         self._pin = pin
         self._identity = identity
         registration = None if register is None else Registration(identity.public_bytes, register.token or b"", register.label)
@@ -132,78 +129,54 @@ class DeviceHandshake:
         self._first = first
         self._now = now
         self._ephemeral: EllipticCurvePrivateKey | None = ephemeral()
-        hello = Hello(VERSION, VERSION, random(RANDOM), encode_point(self._ephemeral.public_key()))
-        m1 = MAGIC + frame(hello.encode())
-        self._schedule = KeySchedule(m1)
-        self._out = m1
-        self._frames = Frames()
-        self._stage = _DeviceStage.REPLY
+        hello = Hello(VERSION, VERSION, random(layout.RANDOM), encode_point(self._ephemeral.public_key()))
+        self._out = layout.MAGIC + frame(hello.encode())
+        self._schedule = KeySchedule(self._out)
+        self._step: Callable[[], RelayAuthenticated | Welcomed | None] = self._read_reply
         self._relay_key: AeadKey
         self._device_key: AeadKey
-        self._channel: HopChannel
-
-    def data_to_send(self) -> bytes:
-        """Bytes for the relay, once."""
-        out, self._out = self._out, b""
-        return out
+        self._channel: HopChannel | None = None
 
     @property
     def bytes_wanted(self) -> int:
-        """How many bytes certainly belong to the relay's next message."""
-        return self._channel.bytes_wanted if self._stage is _DeviceStage.WELCOME else self._frames.bytes_wanted()
-
-    def receive_data(self, data: bytes) -> None:
-        """Add bytes from the relay; call `next_event` until it returns None, or `Welcomed` hands over the channel."""
-        if self._stage is _DeviceStage.WELCOME:
-            self._channel.receive_data(data)
-        elif self._stage in (_DeviceStage.DONE, _DeviceStage.FAILED):
-            raise LocalProtocolError("the handshake is over")
-        else:
-            self._frames.receive_data(data)
-
-    def receive_eof(self) -> None:
-        """The relay has closed: always too early, RemoteProtocolError."""
-        self._stage = _DeviceStage.FAILED
-        raise RemoteProtocolError("the relay closed the connection during the handshake")
+        """How many bytes certainly belong to the relay's next message, once `next_event` has returned None."""
+        return self._frames.bytes_wanted() if self._channel is None else self._channel.bytes_wanted
 
     def next_event(self) -> RelayAuthenticated | Welcomed | None:
-        """The next step, or None when more bytes are needed. Send `data_to_send` after each."""
+        """The next step, or None when more bytes are needed. Send `data_to_send` after each; `Welcomed` hands over the channel."""
+        if self._over:
+            return None
         try:
-            if self._stage is _DeviceStage.REPLY:
-                self._read_reply()
-            if self._stage is _DeviceStage.RELAY_AUTH:
-                return self._read_relay_auth()
-            if self._stage is _DeviceStage.WELCOME:
-                return self._read_welcome()
+            return self._step()
         except (Failure, RemoteProtocolError):
-            self._stage = _DeviceStage.FAILED
+            self._over = True
             raise
-        return None
 
-    def _read_reply(self) -> None:
-        payload = self._frames.next(floor=VERSION_REFUSAL, ceiling=HELLO_REPLY)
+    def _read_reply(self) -> RelayAuthenticated | None:
+        payload = self._frames.next(floor=layout.VERSION_REFUSAL, ceiling=layout.HELLO_REPLY)
         if payload is None or self._ephemeral is None:
-            return
+            return None
         if payload[0] == 0:
             refusal = VersionRefusal.decode(payload)
-            spoken = f"it speaks {refusal.ver_min} to {refusal.ver_max}, this machine {VERSION}"
-            raise Failure(Reason.VERSION, Speaker.RELAY, spoken)
+            raise Failure(Reason.VERSION, Speaker.RELAY, f"it speaks {refusal.ver_min} to {refusal.ver_max}, this machine {VERSION}")
         reply = HelloReply.decode(payload)
         if reply.version != VERSION:
             raise RemoteProtocolError(f"the relay chose version {reply.version}, which was not offered")
         shared = ecdh(self._ephemeral, reply.point)
         self._ephemeral = None
         self._relay_key, self._device_key = self._schedule.agree(frame(payload), shared)
-        self._stage = _DeviceStage.RELAY_AUTH
+        self._step = self._read_relay_auth
+        return self._read_relay_auth()
 
     def _read_relay_auth(self) -> RelayAuthenticated | None:
-        payload = self._frames.next(floor=RELAY_AUTH_FLOOR, ceiling=RELAY_AUTH_CEILING)
+        payload = self._frames.next(floor=layout.RELAY_AUTH_FLOOR, ceiling=layout.RELAY_AUTH_CEILING)
         if payload is None:
             return None
         reader = Reader(Opener(self._relay_key).open(payload))
         claim = RelayClaim.read(reader)
         params = self._check_relay(claim, Proofs.read(reader))
-        self._answer()
+        self._channel = self._answer()
+        self._step = self._read_welcome
         return RelayAuthenticated(params)
 
     def _check_relay(self, claim: RelayClaim, proofs: Proofs) -> RelayParams:
@@ -224,48 +197,51 @@ class DeviceHandshake:
             raise RemoteProtocolError("the relay takes smaller records than version 1 may send")
         return params
 
-    def _answer(self) -> None:
+    def _answer(self) -> HopChannel:
         claim = self._claim.encode()
         signature = self._identity.sign(DEVICE_SIGNATURE, self._schedule.add(claim))
         self._schedule.add(signature)
         mac = self._schedule.mac("c fin")
-        pad = bytes(DEVICE_AUTH - len(claim) - PROOFS)
+        pad = bytes(layout.DEVICE_AUTH - len(claim) - layout.PROOFS)
         self._schedule.add(mac, pad)
         m3 = Sealer(self._device_key).seal(claim + signature + mac + pad)
         send_key, receive_key = self._schedule.channel_keys()
         role = self._claim.params.role
-        self._channel = HopChannel(Side.DEVICE, self._claim.purpose, role, send_key=send_key, receive_key=receive_key)
-        self._out += m3 + b"".join(map(self._channel.send, self._first))
-        self._channel.receive_data(self._frames.peek())
-        self._frames.clear()
-        self._stage = _DeviceStage.WELCOME
+        channel = HopChannel(Side.DEVICE, self._claim.purpose, role, send_key=send_key, receive_key=receive_key)
+        self._out += m3 + b"".join(map(channel.send, self._first))
+        return channel
 
     def _read_welcome(self) -> Welcomed | None:
-        message = self._channel.next_event()
+        channel = self._channel
+        if channel is None:
+            return None
+        channel.receive_data(self._frames.take_all())
+        message = channel.next_event()
         if message is None:
             return None
         if isinstance(message, HopError):
             raise Failure(message.reason, Speaker.RELAY, message.detail, retry_after=message.retry_after)
         if not isinstance(message, Welcome) or message.device_id != self._identity.device_id:
             raise RemoteProtocolError("the relay issued a device ID that is not this key's")
-        self._stage = _DeviceStage.DONE
-        return Welcomed(message, self._channel)
+        self._over = True
+        return Welcomed(message, channel)
 
 
 def _untrusted(detail: str) -> Failure:
     return Failure(Reason.RELAY_UNTRUSTED, detail=detail)
 
 
-class _RelayStage(Enum):
-    HELLO = auto()
-    DEVICE_AUTH = auto()
-    IDENTIFIED = auto()
-    VERIFIED = auto()
-    DONE = auto()
-    FAILED = auto()
+class _Turn(Enum):
+    """Whose turn it is in the relay's handshake."""
+
+    DEVICE = auto()
+    CALLER = auto()  #: to find the key that belongs to the claim
+    VERDICT = auto()  #: the claim is proved
+    WELCOMED = auto()
+    OVER = auto()  #: refused or failed
 
 
-class RelayHandshake:
+class RelayHandshake(_Handshake):
     """The relay's end, for one connection from `observed`. Each step costs what the peer has earned.
 
     After `DeviceIdentified` the caller finds the device's key (retained, or `public_key` of a registration) and calls `verify`, then
@@ -282,16 +258,15 @@ class RelayHandshake:
         limits: Limits,
         observed: HostPort,
     ) -> None:
+        super().__init__()
         self._credentials = credentials
         self._random = random
         self._new_key = ephemeral
         self._now = now
         self._limits = limits
         self._observed = observed
-        self._out = b""
-        self._frames = Frames()
-        self._stage = _RelayStage.HELLO
-        self._schedule: KeySchedule
+        self._turn = _Turn.DEVICE
+        self._schedule: KeySchedule | None = None
         self._device_key: AeadKey
         self._claim: DeviceClaim
         self._proofs: Proofs
@@ -299,79 +274,63 @@ class RelayHandshake:
         self._mac: bytes
         self._channel: HopChannel
 
-    def data_to_send(self) -> bytes:
-        """Bytes for the device, once."""
-        out, self._out = self._out, b""
-        return out
-
     @property
     def bytes_wanted(self) -> int:
         """How many bytes certainly belong to the device's next message of the handshake; 0 once it has identified itself."""
-        if self._stage is _RelayStage.HELLO:
-            return self._frames.bytes_wanted(MAGIC)
-        return self._frames.bytes_wanted() if self._stage is _RelayStage.DEVICE_AUTH else 0
-
-    def receive_data(self, data: bytes) -> None:
-        """Add bytes from the device; call `next_event` until it returns None. What belongs behind M3 is handed on to the channel."""
-        if self._stage in (_RelayStage.DONE, _RelayStage.FAILED):
-            raise LocalProtocolError("the handshake is over")
-        self._frames.receive_data(data)
-
-    def receive_eof(self) -> None:
-        """The device has closed: always too early, RemoteProtocolError."""
-        self._stage = _RelayStage.FAILED
-        raise RemoteProtocolError("the device closed the connection during the handshake")
+        if self._turn is not _Turn.DEVICE:
+            return 0
+        return self._frames.bytes_wanted(layout.MAGIC if self._schedule is None else b"")
 
     def next_event(self) -> DeviceIdentified | None:
         """`DeviceIdentified` once, else None: more bytes are needed, or it is the caller's turn. Send `data_to_send` after each."""
+        if self._over or self._turn is not _Turn.DEVICE:
+            return None
         try:
-            if self._stage is _RelayStage.HELLO:
-                self._read_hello()
-            if self._stage is _RelayStage.DEVICE_AUTH:
-                return self._read_device_auth()
+            schedule = self._schedule or self._read_hello()
+            return self._read_device_auth(schedule) if schedule else None
         except RemoteProtocolError:
-            self._stage = _RelayStage.FAILED
+            self._over, self._turn = True, _Turn.OVER
             raise
-        return None
 
-    def _read_hello(self) -> None:
-        payload = self._frames.next(magic=MAGIC, floor=HELLO_FIXED, ceiling=HELLO_FIXED + EXTENSIONS_CEILING)
+    def _read_hello(self) -> KeySchedule | None:
+        payload = self._frames.next(magic=layout.MAGIC, floor=layout.HELLO_FIXED, ceiling=layout.HELLO_FIXED + layout.EXTENSIONS_CEILING)
         if payload is None:
-            return
+            return None
         hello = Hello.decode(payload)
         if not hello.ver_min <= VERSION <= hello.ver_max:
             self._out = frame(VersionRefusal(0, VERSION, VERSION).encode())
             raise RemoteProtocolError(f"the device speaks versions {hello.ver_min} to {hello.ver_max}")
         ephemeral = self._new_key()
-        reply = frame(HelloReply(VERSION, self._random(RANDOM), encode_point(ephemeral.public_key())).encode())
-        self._schedule = KeySchedule(MAGIC + frame(payload))
-        relay_key, self._device_key = self._schedule.agree(reply, ecdh(ephemeral, hello.point))
-        self._out = reply + Sealer(relay_key).seal(self._prove())
-        self._stage = _RelayStage.DEVICE_AUTH
+        shared = ecdh(ephemeral, hello.point)
+        reply = frame(HelloReply(VERSION, self._random(layout.RANDOM), encode_point(ephemeral.public_key())).encode())
+        schedule = self._schedule = KeySchedule(layout.MAGIC + frame(payload))
+        relay_key, self._device_key = schedule.agree(reply, shared)
+        self._out = reply + Sealer(relay_key).seal(self._prove(schedule))
+        return schedule
 
-    def _prove(self) -> bytes:
+    def _prove(self, schedule: KeySchedule) -> bytes:
         params = RelayParams(self._credentials.relay_id, 0, MAX_RECORD, PING_INTERVAL)
         claim = RelayClaim.of(self._credentials.chain, params).encode()
-        signature = sign_with(self._credentials.leaf_key, RELAY_SIGNATURE, self._schedule.add(claim))
-        self._schedule.add(signature)
-        mac = self._schedule.mac("s fin")
-        pad = bytes(-(len(claim) + PROOFS) % PAD_TO)
-        self._schedule.add(mac, pad)
+        signature = sign_with(self._credentials.leaf_key, RELAY_SIGNATURE, schedule.add(claim))
+        schedule.add(signature)
+        mac = schedule.mac("s fin")
+        pad = bytes(-(len(claim) + layout.PROOFS) % layout.PAD_TO)
+        schedule.add(mac, pad)
         return claim + signature + mac + pad
 
-    def _read_device_auth(self) -> DeviceIdentified | None:
-        payload = self._frames.next(floor=DEVICE_AUTH_SEALED, ceiling=DEVICE_AUTH_SEALED)
+    def _read_device_auth(self, schedule: KeySchedule) -> DeviceIdentified | None:
+        payload = self._frames.next(floor=layout.DEVICE_AUTH_SEALED, ceiling=layout.DEVICE_AUTH_SEALED)
         if payload is None:
             return None
         plaintext = Opener(self._device_key).open(payload)
         reader = Reader(plaintext)
         claim = self._claim = DeviceClaim.read(reader)
         signed = plaintext[: reader.position]
-        self._finish(signed, Proofs.read(reader))
-        self._stage = _RelayStage.IDENTIFIED
+        self._finish(schedule, signed, Proofs.read(reader))
+        self._turn = _Turn.CALLER
         registration = claim.registration
         return DeviceIdentified(
-            kind=Kind.LOGIN if registration is None else Kind.REGISTER,
+            kind=claim.kind,
             device_id=claim.device_id,
             public_key=registration.public_key if registration else None,
             token=(registration.token or None) if registration else None,
@@ -380,14 +339,14 @@ class RelayHandshake:
             params=claim.params,
         )
 
-    def _finish(self, claim: bytes, proofs: Proofs) -> None:
+    def _finish(self, schedule: KeySchedule, claim: bytes, proofs: Proofs) -> None:
         """Hashing only: the keys exist before the proofs are checked, so that a refusal can be said under them."""
         self._proofs = proofs
-        self._signed = self._schedule.add(claim)
-        self._schedule.add(proofs.signature)
-        self._mac = self._schedule.mac("c fin")
-        self._schedule.add(proofs.mac, proofs.pad)
-        receive_key, send_key = self._schedule.channel_keys()
+        self._signed = schedule.add(claim)
+        schedule.add(proofs.signature)
+        self._mac = schedule.mac("c fin")
+        schedule.add(proofs.mac, proofs.pad)
+        receive_key, send_key = schedule.channel_keys()
         purpose, role = self._claim.purpose, self._claim.params.role
         self._channel = HopChannel(Side.RELAY, purpose, role, send_key=send_key, receive_key=receive_key)
 
@@ -396,36 +355,37 @@ class RelayHandshake:
 
         RemoteProtocolError when not: `refuse(AUTH_FAILED)` is what is left to do.
         """
-        self._expect(_RelayStage.IDENTIFIED)
+        self._expect(_Turn.CALLER)
         registration = self._claim.registration
         if registration is not None and registration.public_key != public_key:
             raise RemoteProtocolError("the device registers another key than the retained one")
-        if len(public_key) != POINT_LENGTH or DeviceID.from_public_key(public_key) != self._claim.device_id:
+        decode_point(public_key)
+        if DeviceID.from_public_key(public_key) != self._claim.device_id:
             raise RemoteProtocolError("the device's key does not belong to its device ID")
         if not hmac.compare_digest(self._mac, self._proofs.mac):
             raise RemoteProtocolError("the device's keys do not belong to this connection")
         verify(public_key, DEVICE_SIGNATURE, self._signed, self._proofs.signature)
-        self._stage = _RelayStage.VERIFIED
+        self._turn = _Turn.VERDICT
 
     def welcome(self) -> bytes:
         """WELCOME for the verified device. After it `channel` is the connection."""
-        self._expect(_RelayStage.VERIFIED)
-        self._stage = _RelayStage.DONE
-        self._channel.receive_data(self._frames.peek())
+        self._expect(_Turn.VERDICT)
+        self._over, self._turn = True, _Turn.WELCOMED
+        self._channel.receive_data(self._frames.take_all())
         return self._channel.send(Welcome(self._claim.device_id, self._observed, self._now, self._limits))
 
     def refuse(self, reason: Reason, retry_after: int = 0, detail: str = "") -> bytes:
         """The refusal for a device that has identified itself, verified or not. Nothing may follow it."""
-        self._expect(_RelayStage.IDENTIFIED, _RelayStage.VERIFIED)
-        self._stage = _RelayStage.FAILED
+        self._expect(_Turn.CALLER, _Turn.VERDICT)
+        self._over, self._turn = True, _Turn.OVER
         return self._channel.send(HopError(reason, retry_after, detail))
 
     @property
     def channel(self) -> HopChannel:
         """The channel of the welcomed device; LocalProtocolError before `welcome`."""
-        self._expect(_RelayStage.DONE)
+        self._expect(_Turn.WELCOMED)
         return self._channel
 
-    def _expect(self, *stages: _RelayStage) -> None:
-        if self._stage not in stages:
-            raise LocalProtocolError(f"the relay's handshake is in stage {self._stage.name}")
+    def _expect(self, *turns: _Turn) -> None:
+        if self._turn not in turns:
+            raise LocalProtocolError(f"not now: the relay's handshake is at {self._turn.name}")

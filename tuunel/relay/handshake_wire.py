@@ -125,12 +125,16 @@ class DeviceClaim:
     registration: Registration | None
     params: Params
 
+    @property
+    def kind(self) -> Kind:
+        """REGISTER or LOGIN."""
+        return Kind.LOGIN if self.registration is None else Kind.REGISTER
+
     def encode(self) -> bytes:
         """kind u8 || purpose u8 || device id 25 || [registration] || params length u16 || params."""
-        kind = Kind.LOGIN if self.registration is None else Kind.REGISTER
         registration = b"" if self.registration is None else self.registration.encode()
         params = Prefixed(2, PARAMS_CEILING).encode(self.params.encode())
-        return bytes([kind, self.purpose]) + self.device_id.raw + registration + params
+        return bytes([self.kind, self.purpose]) + self.device_id.raw + registration + params
 
     @classmethod
     def read(cls, reader: Reader) -> Self:

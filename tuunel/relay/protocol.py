@@ -206,4 +206,4 @@ class HopChannel:
 
     def _close(self) -> None:
         self._state = State.CLOSED
-        self._frames.clear()
+        self._frames.take_all()
