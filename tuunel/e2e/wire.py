@@ -6,7 +6,7 @@ RemoteProtocolError. Source: docs/spec/end-to-end.md (handshake), docs/spec/reco
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from types import MappingProxyType
 from typing import Annotated, Final, Self
 
@@ -75,6 +75,71 @@ class RecordType(IntEnum):
 
 FIN_BODY: Final = b"\x00"  #: FIN's flags: none is defined in version 1, and a receiver ignores them
 PING_NONCE: Final = 8  #: body bytes of PING, given back by PONG
+
+
+class Direction(Enum):
+    """Which way a stream of records flows."""
+
+    FORWARD_TO_AGENT = "f2r"
+    AGENT_TO_FORWARD = "r2f"
+
+
+class Phase(Enum):
+    """Where one direction of a tunnel stands."""
+
+    STANDBY = "standby"  #: nothing but housekeeping so far
+    OPEN = "open"  #: app bytes may flow
+    FINISHED = "finished"  #: FIN has passed
+    REFUSED = "refused"  #: ERROR has passed
+    ABORTED = "aborted"  #: RESET has passed
+
+
+_HOUSEKEEPING: Final = (RecordType.KEY_UPDATE, RecordType.PING, RecordType.PONG, RecordType.PAD)
+_Table = Mapping[tuple[Phase, RecordType], Phase]
+
+
+def _table(opening: Mapping[RecordType, Phase]) -> _Table:
+    table = {(Phase.STANDBY, kind): phase for kind, phase in opening.items()}
+    table[Phase.OPEN, RecordType.DATA] = Phase.OPEN
+    table[Phase.OPEN, RecordType.FIN] = Phase.FINISHED
+    for phase in (Phase.STANDBY, Phase.OPEN, Phase.FINISHED):
+        table |= {(phase, kind): phase for kind in _HOUSEKEEPING}
+        table[phase, RecordType.RESET] = Phase.ABORTED
+    return MappingProxyType(table)
+
+
+#: The order of records, for both ends: what may come in each phase, and the phase behind it. Anything else is a breach.
+TRANSITIONS: Final[Mapping[Direction, _Table]] = MappingProxyType(
+    {
+        Direction.FORWARD_TO_AGENT: _table({RecordType.CONNECT: Phase.OPEN}),
+        Direction.AGENT_TO_FORWARD: _table({RecordType.CONNECTED: Phase.OPEN, RecordType.ERROR: Phase.REFUSED}),
+    }
+)
+
+MAX_BODY: Final = 262144  #: above it a record costs more waiting and memory than it saves in CPU
+MAX_EARLY_BODY: Final = 16384  #: while the peer's identity is not proven, nothing above it is sent or accepted
+
+#: Body lengths of a record: least, most, and what they are a multiple of.
+BODY_LENGTHS: Final[Mapping[RecordType, tuple[int, int, int]]] = MappingProxyType(
+    {
+        RecordType.DATA: (1, MAX_BODY, 1),  # an empty one would read as an end
+        RecordType.FIN: (1, 1, 1),
+        RecordType.RESET: (1, 1, 1),
+        RecordType.CONNECT: (PAD_BLOCK, PADDED_CEILING, PAD_BLOCK),
+        RecordType.CONNECTED: (PAD_BLOCK, PADDED_CEILING, PAD_BLOCK),
+        RecordType.ERROR: (PAD_BLOCK, PADDED_CEILING, PAD_BLOCK),
+        RecordType.KEY_UPDATE: (0, 0, 1),
+        RecordType.PING: (PING_NONCE, PING_NONCE, 1),
+        RecordType.PONG: (PING_NONCE, PING_NONCE, 1),
+        RecordType.PAD: (0, MAX_BODY, 1),
+    }
+)
+
+
+def fits(kind: RecordType, length: int) -> bool:
+    """Whether a record of this type can have a body of this length."""
+    least, most, multiple = BODY_LENGTHS[kind]
+    return least <= length <= most and not length % multiple
 
 
 class ReasonField:
