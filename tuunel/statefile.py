@@ -8,14 +8,16 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
-from tuunel.errors import StateError
+from tuunel.errors import StateError, UsageError
 
-MAX_SIZE: Final = 16 * 1024 * 1024  # some 50,000 grants; anything larger is not a file of ours
+MAX_SIZE: Final = 16 * 1024 * 1024  # room for some 50,000 grants; anything larger is not a file of ours
+Content = TypeVar("Content")
+Result = TypeVar("Result")
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 ROOT: Final = 0
 
@@ -42,6 +44,8 @@ def read_private(path: Path) -> bytes | None:
 
 def write_private(path: Path, data: bytes) -> None:
     """Replace the file by `data` with mode 0600, on disk when this returns. StateError leaves the old file as it was."""
+    if len(data) > MAX_SIZE:
+        raise StateError(f"{path} would grow above {MAX_SIZE} bytes", "revoke or forget what is no longer used")
     temporary = ""
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from the start
@@ -69,6 +73,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     lock = path.with_name(path.name + ".lock")
     try:
+        lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         _unusable(lock, "open", error)
@@ -109,6 +114,63 @@ def write_json(path: Path, version: int, content: Mapping[str, object]) -> None:
 def damaged(path: Path, what: str) -> StateError:
     """Return the error for a state file whose content cannot be meant."""
     return StateError(f"{path} is damaged: {what}", "restore it from a backup, or move it away and set this machine up again")
+
+
+class StateFile(Generic[Content]):
+    """One JSON state file as an immutable value: read whenever it changed on disk, changed by one process at a time.
+
+    `decode` makes the value from the JSON object ({} while there is no file yet) and raises KeyError, TypeError, ValueError or
+    UsageError when it cannot be meant; `encode` is its inverse. Threads may share it.
+    """
+
+    def __init__(
+        self, path: Path, version: int, decode: Callable[[dict[str, Any]], Content], encode: Callable[[Content], Mapping[str, object]]
+    ) -> None:
+        self.path = path
+        self._version = version
+        self._decode = decode
+        self._encode = encode
+        self._known: tuple[tuple[int, ...], Content] | None = None
+
+    def read(self) -> Content:
+        """Return what the file says now. StateError as for read_json, and when the content cannot be meant."""
+        seen = self._look()
+        known = self._known
+        if known is not None and known[0] == seen:
+            return known[1]
+        content = self._load()
+        self._known = (seen, content)  # looked at before reading: a file replaced in between is read once more
+        return content
+
+    def change(self, step: Callable[[Content], tuple[Content, Result]]) -> Result:
+        """Replace the content by what `step` makes of it, and return the step's result.
+
+        `step` sees the newest content and nobody changes it meanwhile. When it raises, nothing is written; when it returns the content
+        that it got, nothing needs to be.
+        """
+        with locked(self.path):
+            before = self._load()
+            after, result = step(before)
+            if after != before:
+                write_json(self.path, self._version, self._encode(after))
+        return result
+
+    def _load(self) -> Content:
+        content = read_json(self.path, self._version)
+        try:
+            return self._decode(content or {})
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            raise damaged(self.path, f"{type(error).__name__}: {error}") from error
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            _unusable(self.path, "read", error)
+        # ctime too: a chmod must be noticed, because unsafe modes are refused
+        return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
