@@ -1,0 +1,295 @@
+"""Raw non-blocking stream sockets with anyio waits, and `Conduit`: what the pump copies between.
+
+A connection that can become a pipe is a RawStream from accept or connect on: no event-loop transport ever owns its socket, so
+the same code runs on asyncio and trio, fills borrowed buffers without copies, and can splice.
+"""
+
+import select
+import socket
+import struct
+import sys
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
+from typing import Final, Protocol, TypeAlias
+
+import anyio
+
+from tuunel.address import HostPort
+from tuunel.buffers import MAX_BODY, BufferPool
+
+LINGER_TIME: Final = 2.0  # seconds that a closing side waits for the other's end; no longer than a command may take to exit
+KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 minutes instead of 2 hours
+    ("TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE", 60),
+    ("TCP_KEEPINTVL", 15),
+    ("TCP_KEEPCNT", 4),
+)
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+Bytes: TypeAlias = bytes | bytearray | memoryview
+
+
+class Conduit(Protocol):
+    """One end of a pump: a byte stream both ways that can be half-closed, reset, and watched while nobody reads it.
+
+    Buffers come from a BufferPool and follow its layout: the body lies at `buffer[1:1+n]`. One task reads and one writes at a time.
+    Errors of the connection are OSError or a TuunelError; whoever meets one resets the conduit. A cancelled call leaves it usable
+    for nothing but `reset`. After a close or reset every call that needs the connection raises anyio.ClosedResourceError.
+    """
+
+    @property
+    def chunk_limit(self) -> int:
+        """The largest body that `write_from` likes to be given next; at most MAX_BODY."""
+
+    async def wait_readable(self) -> None:
+        """Wait until `read_into` is worth a try. Always yields to other tasks."""
+
+    def read_into(self, buffer: memoryview, limit: int) -> int | None:
+        """Read into `buffer[1:]` without waiting: how many bytes, 0 at the peer's clean end, None when there is nothing yet.
+
+        A raw stream reads at most `limit` bytes; a tunnel gives what one record holds, up to MAX_BODY, whatever the limit is.
+        """
+
+    async def write_from(self, buffer: memoryview, n: int) -> None:
+        """Write `buffer[1:1+n]` whole. May scribble over `buffer[0]`; done with the buffer when it returns."""
+
+    async def write_eof(self) -> None:
+        """End this direction cleanly; the other one goes on."""
+
+    def reset(self) -> None:
+        """Abort both directions at once, so that the peer sees a reset and never a clean end. Idempotent."""
+
+    async def aclose(self) -> None:
+        """Close cleanly, without destroying bytes on their way to the peer. Idempotent; when cancelled it is closed all the same."""
+
+    def broken(self) -> bool:
+        """Whether the peer has reset the connection, seen without reading. A clean end, read or not, is not broken."""
+
+
+class RawStream:
+    """A connected stream socket (TCP or unix) as a Conduit and as a plain byte stream. Owns `sock`.
+
+    Sets TCP_NODELAY and keepalive, and never TCP_USER_TIMEOUT: that would kill a live peer which merely does not read.
+    """
+
+    __slots__ = ("_closed", "_eof_read", "_eof_written", "_sock", "_unix", "_waiting")
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(0)
+        self._sock = sock
+        self._unix = sock.family == socket.AF_UNIX
+        self._eof_read = False
+        self._eof_written = False
+        self._closed = False
+        self._waiting = 0
+        if not self._unix:
+            _set_options(sock)
+
+    @property
+    def chunk_limit(self) -> int:
+        """MAX_BODY: the kernel takes what it can."""
+        return MAX_BODY
+
+    @property
+    def local(self) -> HostPort:
+        """This end's address; an IPv4 address is written as one even on a dual-stack socket. Not for unix sockets."""
+        return _host_port(self._sock.getsockname())
+
+    @property
+    def peer(self) -> HostPort:
+        """The other end's address, as `local`. OSError once the connection is gone."""
+        return _host_port(self._sock.getpeername())
+
+    def fileno(self) -> int:
+        """The descriptor, -1 once closed. It stays this stream's own."""
+        return -1 if self._closed else self._sock.fileno()
+
+    # Conduit
+
+    async def wait_readable(self) -> None:
+        """Wait until bytes, an end or an error can be read. Always yields to other tasks."""
+        self._check_open()
+        self._waiting += 1
+        try:
+            await anyio.wait_readable(self._sock)
+        finally:
+            self._stop_waiting()
+        self._check_open()
+
+    async def wait_writable(self) -> None:
+        """Wait until something can be written. Always yields to other tasks."""
+        self._check_open()
+        self._waiting += 1
+        try:
+            await anyio.wait_writable(self._sock)
+        finally:
+            self._stop_waiting()
+        self._check_open()
+
+    def read_into(self, buffer: memoryview, limit: int) -> int | None:
+        """Read up to `limit` bytes into `buffer[1:]`: how many, 0 at the end, None when there is nothing yet."""
+        return self.receive_into(buffer[1 : 1 + limit])
+    async def write_from(self, buffer: memoryview, n: int) -> None:
+        """Write `buffer[1:1+n]` whole; yields only when the kernel takes no more."""
+        await self.send_all(buffer[1 : 1 + n])
+
+    async def write_eof(self) -> None:
+        """Send FIN."""
+        self._check_open()
+        if not self._eof_written:
+            self._eof_written = True
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Close at once; on TCP the peer sees a reset. A unix peer sees one only if it has written bytes that nobody has read here."""
+        if not self._closed and not self._unix:
+            with suppress(OSError):  # the peer was faster
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.close()
+
+    async def aclose(self) -> None:
+        """End cleanly: FIN, then read on until the peer's own end, for at most LINGER_TIME.
+
+        Closing a socket that holds unread bytes, or that receives more, sends a reset, which could destroy what was written last.
+        """
+        try:
+            with suppress(OSError, anyio.ClosedResourceError), anyio.move_on_after(LINGER_TIME):
+                await self.write_eof()
+                while not self._eof_read:
+                    await self.receive()
+        finally:
+            self.close()
+
+    def broken(self) -> bool:
+        """Whether a reset has arrived, or the stream was closed on this side."""
+        if self._closed:
+            return True
+        poll = select.poll()
+        poll.register(self._sock, 0)  # POLLERR and POLLHUP are reported unasked
+        events = poll.poll(0)
+        found = events[0][1] if events else 0
+        if found & select.POLLERR:
+            return True
+        if self._unix:
+            # the peer has closed the whole socket while it had more to say or to hear; after either side's end it may
+            return bool(found & select.POLLHUP) and not (self._eof_written or self._eof_read)
+        return sys.platform != "linux" and self._has_pending_error()
+
+    def _has_pending_error(self) -> bool:
+        """The question for BSD kernels, whose poll does not report a pending error. Asking clears it, so act on it at once."""
+        if not self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            return False
+        self.reset()
+        return True
+
+    # plain byte stream
+
+    async def receive(self, limit: int = 65536) -> bytes:
+        """Wait for up to `limit` bytes; b"" is the peer's clean end."""
+        while True:
+            await self.wait_readable()
+            with suppress(BlockingIOError):
+                data = self._sock.recv(limit)
+                self._eof_read = not data
+                return data
+
+    def receive_into(self, view: memoryview) -> int | None:
+        """Read into `view` without waiting: how many bytes, 0 at the end, None when there is nothing yet."""
+        self._check_open()
+        try:
+            n = self._sock.recv_into(view)
+        except BlockingIOError:
+            return None
+        if n == 0:
+            self._eof_read = True
+        return n
+
+    async def receive_exactly(self, n: int) -> bytes:
+        """Wait for `n` bytes and read no more than that. anyio.IncompleteRead when the peer ends before."""
+        data = bytearray()
+        while len(data) < n:
+            part = await self.receive(n - len(data))
+            if not part:
+                raise anyio.IncompleteRead
+            data += part
+        return bytes(data)
+
+    async def send_all(self, data: Bytes) -> bool:
+        """Write all of `data`; yields only when the kernel takes no more. After a cancel or an error an unknown part was sent.
+
+        True when the kernel took everything at once.
+        """
+        sent = self.send_now(data)
+        if sent == len(data):
+            return True
+        rest = memoryview(data)[sent:]
+        while rest:
+            await self.wait_writable()
+            rest = rest[self.send_now(rest) :]
+        return False
+
+    def send_now(self, data: Bytes) -> int:
+        """Write what the kernel takes of `data` without waiting: how many bytes."""
+        self._check_open()
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        """Close without lingering; tasks that wait on the stream get anyio.ClosedResourceError. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._waiting:
+            # The descriptor must not be reused while a wait on it is still winding up: the last waiter closes it.
+            anyio.notify_closing(self._sock)
+        else:
+            self._sock.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise anyio.ClosedResourceError
+
+    def _stop_waiting(self) -> None:
+        self._waiting -= 1
+        if self._closed and not self._waiting:
+            self._sock.close()
+
+
+async def receive_chunk(conduit: Conduit, buffers: BufferPool, limit: int = 65536) -> bytes:
+    """Wait for the next bytes of a conduit, as bytes: for parsers, not for bulk. b"" is the peer's clean end."""
+    while True:
+        await conduit.wait_readable()
+        buffer = buffers.borrow()
+        try:
+            n = conduit.read_into(buffer, limit)
+            if n is not None:
+                return bytes(buffer[1 : 1 + n])
+        finally:
+            buffers.give_back(buffer)
+
+
+async def send_bytes(conduit: Conduit, buffers: BufferPool, data: Bytes) -> None:
+    """Write all of `data` to a conduit, in chunks that it likes."""
+    rest = memoryview(data)
+    while rest:
+        n = min(len(rest), conduit.chunk_limit)
+        buffer = buffers.borrow()
+        try:
+            buffer[1 : 1 + n] = rest[:n]
+            await conduit.write_from(buffer, n)
+        finally:
+            buffers.give_back(buffer)
+        rest = rest[n:]
+
+
+def _set_options(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _host_port(address: tuple[str, int] | tuple[str, int, int, int]) -> HostPort:
+    ip = ip_address(address[0])
+    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+    return HostPort(str(mapped or ip), address[1])
