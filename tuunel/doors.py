@@ -36,4 +36,5 @@ class Dialer(Protocol):
     It may be cancelled at any time, and then leaves nothing open.
     """
 
-    async def __call__(self, request: Request) -> Outbound: ...
+    async def __call__(self, request: Request) -> Outbound:
+        """Connect `request.target`."""

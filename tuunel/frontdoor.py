@@ -38,6 +38,14 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A front door has refused by itself. The whole answer is in its `data_to_send`: send it, then close."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """The user name and password that a proxy demands."""
 
@@ -53,7 +61,7 @@ class Credentials:
 
 
 def opening(first_byte: int) -> Opening:
-    """Tell from a connection's first byte which protocol the client speaks. Everything that is not SOCKS goes to HTTP, which refuses readably."""
+    """Tell from a connection's first byte which protocol the client speaks. What is not SOCKS goes to HTTP, which refuses readably."""
     if first_byte == 0x05:
         return "socks5"
     return "socks4" if first_byte == 0x04 else "http"
