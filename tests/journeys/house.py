@@ -43,12 +43,13 @@ server.serve_forever()
 
 @dataclass
 class House:
-    """The world of the house. Its device is called `home` on `laptop`, whose proxy routes *.lab.example there."""
+    """The world of the house. Its device is called `home` on `laptop`, whose proxy routes *.lab.example there, and on `walker`."""
 
     relay: Relay
     agent: Agent
     laptop: Machine
     proxy: Proxy
+    walker: Machine
 
 
 @contextlib.contextmanager
@@ -92,7 +93,8 @@ def _start(ip: str, made: World, house: str, lan: str) -> House:
     agent = made.agent(relay.link, machine=made.machine((ip, "netns", "exec", house)))
     assert agent.invite
     laptop = made.laptop(agent.invite)
-    return House(relay, agent, laptop, made.proxy(laptop, "--route", "*.lab.example=home"))
+    proxy = made.proxy(laptop, "--route", "*.lab.example=home")
+    return House(relay, agent, laptop, proxy, made.laptop(agent.new_invite()))
 
 
 @contextlib.contextmanager

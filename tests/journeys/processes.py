@@ -93,8 +93,11 @@ class Running:
         """Return the exit code."""
         return self._process.wait(deadline)
 
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     def terminate(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill it at once, as a power cut would: no clean-up code of it runs."""

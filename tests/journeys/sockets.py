@@ -1,0 +1,53 @@
+"""What the kernel knows about sockets: whose they are, what is stuck in them, and when they are gone."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+ESTABLISHED, TIME_WAIT = 0x01, 0x06
+
+
+@dataclass(frozen=True)
+class Row:
+    """One TCP socket of this machine; `queued` bytes wait in it, unread or unsent."""
+
+    local: int
+    remote: int
+    state: int
+    queued: int
+    inode: int
+
+
+def tcp_sockets() -> list[Row]:
+    """Every TCP socket of this network namespace."""
+    rows = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+            fields = line.split()
+            queued = sum(int(part, 16) for part in fields[4].split(":"))
+            local, remote = (int(fields[n].rpartition(":")[2], 16) for n in (1, 2))
+            rows.append(Row(local, remote, int(fields[3], 16), queued, int(fields[9])))
+    return rows
+
+
+def inodes_of(pid: int) -> set[int]:
+    """The sockets that the process holds."""
+    inodes = set()
+    with contextlib.suppress(FileNotFoundError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                link = str(descriptor.readlink())
+                if link.startswith("socket:["):
+                    inodes.add(int(link[8:-1]))
+    return inodes
+
+
+def stuck(pid: int) -> set[int]:
+    """The established sockets of the process in which bytes wait."""
+    waiting = {row.inode for row in tcp_sockets() if row.state == ESTABLISHED and row.queued}
+    return waiting & inodes_of(pid)
+
+
+def facing(remote: int) -> int:
+    """How many sockets have `remote` as the port of their other end; those that only wait out their time do not count."""
+    return sum(1 for row in tcp_sockets() if row.remote == remote and row.state != TIME_WAIT)

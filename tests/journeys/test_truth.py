@@ -1,0 +1,421 @@
+"""Every failure has its own answer, and it is the same truth on every interface: SOCKS5 reply, SOCKS4 code, HTTP status with
+Proxy-Status, and the exit code of `nc` with a running proxy and by itself."""
+
+import concurrent.futures
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.journeys import doors
+from tests.journeys.doors import TUNNEL_DOORS
+from tests.journeys.house import NO_ROUTE, UNREACHABLE_HOST, House
+from tests.journeys.processes import until
+from tests.journeys.sockets import facing
+from tests.journeys.targets import closed_port, echo, full_backlog, hold, read_exactly, serving
+from tests.journeys.world import LOOPBACK, Machine, Proxy, Relay, Trio, World
+from tuunel.errors import ANSWERS, Reason, Speaker
+from tuunel.frontdoor import parse_proxy_status
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one interface said, in the words of the failure table; `said` is all the text it gave to a person."""
+
+    reason: Reason
+    speaker: Speaker | None
+    said: str
+
+
+def _http_verdict(opened: doors.Opened) -> Verdict:
+    with opened:
+        parsed = parse_proxy_status(opened.answer.headers.get("proxy-status", ""))
+        assert parsed, f"HTTP {opened.answer.code} without a Proxy-Status that names the reason: {opened.answer.headers}"
+        speaker, reason, detail = parsed
+        assert opened.answer.code == ANSWERS[reason].http
+        page = opened.answer.body.decode()
+        assert ANSWERS[reason].advice.split("'")[0] in page, page
+        return Verdict(reason, speaker, f"{detail} {page}")
+
+
+def ask_http_connect(proxy: Proxy, host: str, port: int) -> Verdict:
+    return _http_verdict(doors.http_connect(proxy.address, host, port))
+
+
+def ask_http(proxy: Proxy, host: str, port: int) -> Verdict:
+    return _http_verdict(doors.http_get(proxy.address, host, port))
+
+
+def ask_nc(machine: Machine, host: str, port: int) -> Verdict:
+    done = machine.nc(host, port, deadline=60)
+    said = done.stderr.decode()
+    assert done.stdout == b""
+    reasons = [reason for reason, answer in ANSWERS.items() if answer.exit == done.returncode]
+    assert reasons, f"exit code {done.returncode} is no reason's: {said}"
+    speakers = [speaker for speaker in Speaker if f" {speaker}: " in said]
+    return Verdict(reasons[0], speakers[0] if speakers else None, said)
+
+
+def socks_codes(proxy: Proxy, host: str, port: int) -> tuple[int, int]:
+    """The SOCKS5 reply byte and the SOCKS4 code."""
+    with doors.socks5(proxy.address, host, port) as five:
+        assert five.sock.recv(1) == b"", "a refused SOCKS5 connection is closed"
+    with doors.socks4a(proxy.address, host, port) as four:
+        assert four.sock.recv(1) == b"", "a refused SOCKS4a connection is closed"
+    return five.answer.code, four.answer.code
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Where to ask so that things go wrong: a proxy and the machine it runs on, a machine without proxy, a destination."""
+
+    proxy: Proxy
+    laptop: Machine
+    walker: Machine
+    host: str
+    port: int
+
+
+def assert_everywhere(situation: Situation, reason: Reason, speaker: Speaker, *, saying: str = "") -> None:
+    """Ask on every interface at once; each must tell `reason`, and who said so."""
+    host, port = situation.host, situation.port
+    asks: dict[str, Callable[[], Verdict]] = {
+        "http-connect": lambda: ask_http_connect(situation.proxy, host, port),
+        "http": lambda: ask_http(situation.proxy, host, port),
+        "nc through the proxy": lambda: ask_nc(situation.laptop, host, port),
+        "nc by itself": lambda: ask_nc(situation.walker, host, port),
+    }
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        codes = pool.submit(socks_codes, situation.proxy, host, port)
+        futures = {name: pool.submit(ask) for name, ask in asks.items()}
+        verdicts = {name: future.result() for name, future in futures.items()}
+        assert codes.result() == (ANSWERS[reason].socks, 0x5B)
+    assert {name: (verdict.reason, verdict.speaker) for name, verdict in verdicts.items()} == dict.fromkeys(asks, (reason, speaker))
+    for name, verdict in verdicts.items():
+        assert saying in verdict.said, (name, verdict.said)
+
+
+def on(trio: Trio, host: str, port: int) -> Situation:
+    return Situation(trio.proxy, trio.laptop, trio.walker, host, port)
+
+
+# --- the target ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["home.tuunel", "127.0.0.2.home.tuunel", "0--1.ip6.home.tuunel"])
+def test_refused(trio: Trio, host: str) -> None:
+    assert_everywhere(on(trio, host, closed_port()), Reason.CONNECTION_REFUSED, Speaker.AGENT)
+
+
+def test_unresolvable(trio: Trio) -> None:
+    assert_everywhere(on(trio, "no-such-host.invalid.home.tuunel", 80), Reason.NAME_NOT_RESOLVED, Speaker.AGENT)
+
+
+def test_a_target_that_never_answers(trio: Trio) -> None:
+    with full_backlog() as (port, _):
+        assert_everywhere(on(trio, "home.tuunel", port), Reason.CONNECT_TIMEOUT, Speaker.AGENT)
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        (UNREACHABLE_HOST, Reason.HOST_UNREACHABLE),
+        (NO_ROUTE, Reason.NET_UNREACHABLE),
+        ("nowhere.lan", Reason.NAME_NOT_RESOLVED),
+    ],
+)
+def test_what_the_agents_network_says(house: House, host: str, reason: Reason) -> None:
+    assert_everywhere(Situation(house.proxy, house.laptop, house.walker, f"{host}.home.tuunel", 80), reason, Speaker.AGENT)
+
+
+# --- not allowed --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254.home.tuunel", "0--ffff-a9fe-a9fe.ip6.home.tuunel", "0.0.0.0.home.tuunel"])
+def test_never_allowed_unless_named(trio: Trio, host: str) -> None:
+    assert_everywhere(on(trio, host, 80), Reason.POLICY_DENIED, Speaker.AGENT)
+
+
+def test_the_relay_is_no_target(trio: Trio) -> None:
+    assert_everywhere(on(trio, "home.tuunel", trio.relay.port), Reason.POLICY_DENIED, Speaker.AGENT)
+
+
+def test_the_internet_is_not_in_the_default_grant(trio: Trio) -> None:
+    assert_everywhere(on(trio, "192.0.2.1.home.tuunel", 80), Reason.POLICY_DENIED, Speaker.AGENT)
+
+
+def paired_twice(trio: Trio, *options: str) -> Iterator[tuple[Machine, Proxy, Machine]]:
+    """Two machines paired by invites made with `options`, a proxy on the first."""
+    laptop, walker = (trio.world.laptop(trio.agent.new_invite(*options)) for _ in range(2))
+    proxy = trio.world.proxy(laptop)
+    yield laptop, proxy, walker
+    proxy.process.stop()
+
+
+@pytest.fixture
+def guests(trio: Trio) -> Iterator[tuple[Machine, Proxy, Machine, int]]:
+    """Two machines that may reach one port only."""
+    with serving(echo) as allowed:
+        for laptop, proxy, walker in paired_twice(trio, "--target", f"{LOOPBACK}:{allowed.port}", "--name", "guest"):
+            yield laptop, proxy, walker, allowed.port
+
+
+def test_denied_by_policy_even_where_nothing_listens(guests: tuple[Machine, Proxy, Machine, int]) -> None:
+    laptop, proxy, walker, allowed = guests
+    for machine in (laptop, walker):
+        assert machine.nc("home", allowed, stdin=b"in").stdout == b"in"
+    assert_everywhere(Situation(proxy, laptop, walker, "home.tuunel", closed_port()), Reason.POLICY_DENIED, Speaker.AGENT)
+
+
+def test_not_paired_and_at_no_relay(own_world: World, trio: Trio) -> None:
+    laptop, walker = own_world.machine(), own_world.machine()
+    situation = Situation(own_world.proxy(laptop), laptop, walker, f"{trio.agent.device_id}.tuunel", 80)
+    assert_everywhere(situation, Reason.NOT_PAIRED, Speaker.LOCAL)
+
+
+def strangers(trio: Trio, world: World, device_id: str) -> tuple[Machine, Proxy, Machine]:
+    """Two machines that are enrolled at the trio's relay and know `device_id` as `home`, a proxy on the first."""
+    laptop, walker = world.machine(), world.machine()
+    for machine in (laptop, walker):
+        machine.tuunel("devices", "add", device_id, "--relay", trio.relay.new_link(), "--name", "home")
+    return laptop, world.proxy(laptop), walker
+
+
+def test_a_stranger_learns_nothing_not_even_presence(own_world: World, trio: Trio) -> None:
+    laptop, proxy, walker = strangers(trio, own_world, trio.agent.device_id)
+    assert_everywhere(Situation(proxy, laptop, walker, "home.tuunel", 80), Reason.PEER_UNAVAILABLE, Speaker.RELAY)
+
+
+def test_a_revoked_machine_is_told_so_by_the_agent(own_world: World, trio: Trio) -> None:
+    """The relay lets a revoked device ask once a minute, so each interface is asked on a machine of its own."""
+    machines = [own_world.machine() for _ in range(4)]
+    for number, machine in enumerate(machines):
+        machine.tuunel("devices", "add", trio.agent.device_id, "--relay", trio.relay.new_link(), "--name", "early")
+        machine.ask("pair", trio.agent.new_invite("--name", f"leaver{number}"), "--name", "home")
+    proxies = [own_world.proxy(machine) for machine in machines[:3]]
+    for number in range(4):
+        trio.agent.machine.ask("revoke", f"leaver{number}")
+    wanted = Reason.POLICY_REVOKED, Speaker.AGENT
+    connect = ask_http_connect(proxies[0], "home.tuunel", 80)
+    assert (connect.reason, connect.speaker) == wanted
+    with doors.socks5(proxies[1].address, "home.tuunel", 80) as five:
+        assert five.answer.code == ANSWERS[Reason.POLICY_REVOKED].socks
+    through = ask_nc(machines[2], "home.tuunel", 80)
+    assert (through.reason, through.speaker) == wanted
+    alone = ask_nc(machines[3], "home.tuunel", 80)
+    assert (alone.reason, alone.speaker) == wanted
+
+
+def test_a_used_invite_pairs_nobody_else(own_world: World, trio: Trio) -> None:
+    invite = trio.agent.new_invite()
+    own_world.laptop(invite)
+    late = own_world.machine()
+    done = late.tuunel("pair", invite, check=False)
+    assert done.returncode in {ANSWERS[Reason.INVITE_INVALID].exit, ANSWERS[Reason.ENROLMENT_REQUIRED].exit}, done.stderr
+
+
+# --- the way ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_device_is_offline(own_trio: Trio) -> None:
+    own_trio.agent.process.stop()
+    assert_everywhere(on(own_trio, "home.tuunel", 80), Reason.PEER_UNAVAILABLE, Speaker.RELAY)
+
+
+class TestRelayOutOfReach:
+    """Machines that know a device at a relay of their own, which then goes away."""
+
+    @pytest.fixture
+    def gone(self, own_world: World, trio: Trio) -> tuple[Relay, Situation]:
+        relay = own_world.relay()
+        assert relay.link
+        laptop, walker = own_world.machine(), own_world.machine()
+        laptop.tuunel("devices", "add", trio.agent.device_id, "--relay", relay.link, "--name", "home")
+        walker.tuunel("devices", "add", trio.agent.device_id, "--relay", relay.new_link(), "--name", "home")
+        relay.process.stop()
+        return relay, Situation(own_world.proxy(laptop), laptop, walker, "home.tuunel", 80)
+
+    def test_unreachable(self, gone: tuple[Relay, Situation]) -> None:
+        assert_everywhere(gone[1], Reason.RELAY_UNREACHABLE, Speaker.LOCAL)
+
+    def test_not_the_pinned_one(self, gone: tuple[Relay, Situation], own_world: World) -> None:
+        other = own_world.relay(port=gone[0].port)
+        assert_everywhere(gone[1], Reason.RELAY_UNTRUSTED, Speaker.LOCAL)
+        assert other.machine.ask("relay", "devices")["devices"] == []
+
+    def test_no_relay_at_all(self, gone: tuple[Relay, Situation]) -> None:
+        """Another kind of server on the relay's port."""
+        with contextlib.closing(socket.create_server((LOOPBACK, gone[0].port))):
+            assert_everywhere(gone[1], Reason.RELAY_UNREACHABLE, Speaker.LOCAL)
+
+
+# --- this machine -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_answers_with_the_nearest(trio: Trio) -> None:
+    assert_everywhere(on(trio, "hone.tuunel", 80), Reason.UNKNOWN_NAME, Speaker.LOCAL, saying="home")
+
+
+@pytest.mark.parametrize("host", ["tuunel", "zz--1.ip6.home.tuunel", "a..home.tuunel"])
+def test_a_malformed_name_never_goes_elsewhere(trio: Trio, host: str) -> None:
+    verdict = ask_http_connect(trio.proxy, host, 80)
+    assert (verdict.reason, verdict.speaker) == (Reason.UNKNOWN_NAME, Speaker.LOCAL)
+    assert socks_codes(trio.proxy, host, 80) == (ANSWERS[Reason.UNKNOWN_NAME].socks, 0x5B)
+
+
+def test_a_mistyped_device_id_is_told_as_a_typo(trio: Trio) -> None:
+    last = trio.agent.device_id[-1]
+    typo = trio.agent.device_id[:-1] + ("a" if last != "a" else "b")
+    verdict = ask_http_connect(trio.proxy, f"{typo}.tuunel", 80)
+    assert verdict.reason is Reason.UNKNOWN_NAME
+
+
+def test_what_the_settings_refuse(own_world: World, trio: Trio) -> None:
+    proxy = own_world.proxy(own_world.laptop(trio.agent.new_invite()), "--other", "refuse")
+    with serving(echo) as target:
+        for ask in (ask_http_connect, ask_http):
+            verdict = ask(proxy, LOOPBACK, target.port)
+            assert (verdict.reason, verdict.speaker) == (Reason.REFUSED_BY_SETTING, Speaker.LOCAL)
+        assert socks_codes(proxy, LOOPBACK, target.port) == (2, 0x5B)
+        assert not target.connections
+
+
+def test_everything_else_may_leave_through_a_device(own_world: World, trio: Trio) -> None:
+    proxy = own_world.proxy(own_world.laptop(trio.agent.new_invite()), "--other", "via:home")
+    with serving(echo) as target, doors.socks5(proxy.address, LOOPBACK, target.port) as opened:
+        opened.sock.sendall(b"via home")
+        assert read_exactly(opened.sock, 8) == b"via home"
+    assert ask_http_connect(proxy, LOOPBACK, closed_port()).speaker is Speaker.AGENT
+
+
+def test_direct_failures_are_told_apart_too(trio: Trio) -> None:
+    for ask in (ask_http_connect, ask_http):
+        verdict = ask(trio.proxy, LOOPBACK, closed_port())
+        assert (verdict.reason, verdict.speaker) == (Reason.CONNECTION_REFUSED, Speaker.LOCAL)
+    assert socks_codes(trio.proxy, LOOPBACK, closed_port()) == (5, 0x5B)
+    verdict = ask_http_connect(trio.proxy, "no-such-host.invalid", 80)
+    assert (verdict.reason, verdict.speaker) == (Reason.NAME_NOT_RESOLVED, Speaker.LOCAL)
+
+
+def test_the_proxy_never_dials_itself(trio: Trio) -> None:
+    for host in (LOOPBACK, "localhost", "0.0.0.0", "::ffff:127.0.0.1"):
+        assert ask_http_connect(trio.proxy, host, trio.proxy.port).reason in {Reason.REFUSED_BY_SETTING, Reason.POLICY_DENIED}
+
+
+@pytest.mark.parametrize("command", [2, 9])
+def test_an_unsupported_command(trio: Trio, command: int) -> None:
+    with doors.socks5(trio.proxy.address, "home.tuunel", 80, command=command) as five:
+        assert five.answer.code == 7
+        assert five.sock.recv(1) == b""
+    with doors.socks4a(trio.proxy.address, "home.tuunel", 80, command=command) as four:
+        assert four.answer.code == 0x5B
+
+
+def test_an_unknown_address_type(trio: Trio) -> None:
+    with contextlib.closing(doors.connect(trio.proxy.address)) as sock:
+        sock.sendall(b"\x05\x01\x00")
+        assert read_exactly(sock, 2) == b"\x05\x00"
+        sock.sendall(b"\x05\x01\x00\x09")
+        assert doors.read_socks5_reply(sock).code == 8
+        assert sock.recv(1) == b""
+
+
+class TestBadCredentials:
+    """A proxy with --auth, on each door."""
+
+    @pytest.fixture(scope="class")
+    def guarded(self, trio: Trio) -> Iterator[Proxy]:
+        machine = trio.world.laptop(trio.agent.new_invite())
+        password = machine.home / "proxy-password"
+        password.write_text("right\n")
+        password.chmod(0o600)
+        proxy = trio.world.proxy(machine, "--auth", "ann")
+        yield proxy
+        proxy.process.stop()
+
+    @pytest.mark.parametrize("wrong", [b"\x01\x03ann\x05wrong", b"\x01\x03bob\x05right", b"\x01\x03ann\x06rightx"])
+    def test_socks5_says_so_and_closes(self, guarded: Proxy, wrong: bytes) -> None:
+        with contextlib.closing(doors.connect(guarded.address)) as sock:
+            sock.sendall(b"\x05\x02\x00\x02")
+            assert read_exactly(sock, 2) == b"\x05\x02"
+            sock.sendall(wrong)
+            version, status = read_exactly(sock, 2)
+            assert version == 1
+            assert status != 0
+            assert sock.recv(1) == b""
+
+    def test_socks5_without_the_method_is_told_that_none_will_do(self, guarded: Proxy) -> None:
+        with contextlib.closing(doors.connect(guarded.address)) as sock:
+            sock.sendall(b"\x05\x01\x00")
+            assert read_exactly(sock, 2) == b"\x05\xff"
+            assert sock.recv(1) == b""
+
+    @pytest.mark.parametrize("credentials", ["", "Proxy-Authorization: Basic YW5uOndyb25n\r\n", "Proxy-Authorization: Basic !!\r\n"])
+    def test_http_says_407(self, guarded: Proxy, credentials: str) -> None:
+        for opened in (
+            doors.http_connect(guarded.address, "home.tuunel", 80, extra=credentials),
+            doors.http_get(guarded.address, "home.tuunel", 80, extra=credentials),
+        ):
+            with opened:
+                assert opened.answer.code == 407
+                assert opened.answer.headers["proxy-authenticate"].lower().startswith("basic")
+                parsed = parse_proxy_status(opened.answer.headers["proxy-status"])
+                assert parsed
+                assert parsed[1] is Reason.BAD_CREDENTIALS
+
+    def test_beyond_loopback_without_auth_is_refused_at_start(self, own_world: World) -> None:
+        done = own_world.machine().tuunel("proxy", "--listen", "0.0.0.0:0", check=False)
+        assert done.returncode == 2
+        assert b"--auth" in done.stderr
+
+
+# --- success ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("door", TUNNEL_DOORS)
+def test_success_is_never_answered_before_the_far_dial_has_succeeded(trio: Trio, door: str) -> None:
+    """The target's kernel drops the dial's SYNs until the test makes room: no answer may be earlier than that."""
+    with full_backlog() as (port, drain), contextlib.closing(doors.connect(trio.proxy.address)) as sock:
+        entry = TUNNEL_DOORS[door]
+        if door == "socks5":
+            sock.sendall(b"\x05\x01\x00")
+            assert read_exactly(sock, 2) == b"\x05\x00"
+            sock.sendall(doors.socks5_request("home.tuunel", port))
+        else:
+            sock.sendall(entry.request("home.tuunel", port))
+        sock.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.settimeout(doors.PATIENCE)
+        drained = time.monotonic()
+        drain()
+        answer = doors.read_socks5_reply(sock) if door == "socks5" else entry.read_success(sock)
+        assert answer.code == entry.success
+        assert time.monotonic() >= drained
+
+
+@pytest.mark.parametrize("door", TUNNEL_DOORS)
+def test_success_says_nothing_but_success(trio: Trio, door: str) -> None:
+    """A target that stays silent: behind the answer, not one byte follows until the target speaks."""
+    with serving(hold) as target, TUNNEL_DOORS[door].open(trio.proxy.address, "home.tuunel", target.port) as opened:
+        assert opened.answer.code == TUNNEL_DOORS[door].success
+        target.accepted()[0].sendall(b"now")
+        assert read_exactly(opened.sock, 3) == b"now"
+
+
+def test_an_app_that_gives_up_while_the_target_is_dialled_leaves_nothing_behind(trio: Trio) -> None:
+    with full_backlog() as (port, _):
+        fillers = facing(port)
+        sock = doors.connect(trio.proxy.address)
+        sock.sendall(b"\x05\x01\x00")
+        assert read_exactly(sock, 2) == b"\x05\x00"
+        sock.sendall(doors.socks5_request("home.tuunel", port))
+        mine = sock.getsockname()[1]
+        until(lambda: facing(port) > fillers, "the agent dials")
+        sock.close()
+        until(lambda: facing(port) <= fillers and not facing(mine), "dial and front door are given up", 8)
