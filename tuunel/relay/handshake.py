@@ -25,7 +25,7 @@ from tuunel.relay.fields import Reader
 from tuunel.relay.framing import MAX_RECORD, Frames, Opener, Sealer, frame
 from tuunel.relay.handshake_wire import DeviceClaim, Hello, HelloReply, Kind, Proofs, Registration, RelayClaim, RelayParams, VersionRefusal
 from tuunel.relay.keyschedule import KeySchedule
-from tuunel.relay.protocol import HopChannel
+from tuunel.relay.protocol import HopChannel, may_carry
 from tuunel.relay.wire import VERSION, HopError, Limits, Message, Params, Purpose, Side, Welcome
 
 RELAY_SIGNATURE: Final = "tuunel/1 relay auth"
@@ -122,6 +122,8 @@ class DeviceHandshake(_Handshake):
         first: Sequence[Message] = (),
     ) -> None:
         super().__init__()
+        if not may_carry(purpose, params.role) or (register and register.token and len(register.token) != layout.TOKEN):
+            raise LocalProtocolError("the role does not fit the purpose, or the enrolment token has a wrong length")
         self._pin = pin
         self._identity = identity
         registration = None if register is None else Registration(identity.public_bytes, register.token or b"", register.label)
