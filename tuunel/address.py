@@ -1,6 +1,7 @@
 """Host-and-port pairs, and the names under `.tuunel`: docs/spec/names.md sections 4 and 5."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, Self
@@ -78,10 +79,12 @@ def parse_tuunel_name(host: str) -> TuunelName | None:
 
     Any case, one trailing dot allowed. A malformed name under `.tuunel` is Failure(UNKNOWN_NAME), never None: it must not leak into DNS.
     """
-    labels = host.lower().removesuffix(".").split(".")
-    if labels[-1] != TOP:
+    plain = _plain(host)
+    if plain.rstrip(".").rpartition(".")[2] != TOP:
         return None
-    if len(host) > MAX_HOST + 1:
+    plain = plain.removesuffix(".")
+    labels = plain.split(".")
+    if len(plain) > MAX_HOST:
         raise _malformed("the name is longer than 253 characters")
     *far, name = labels[:-1] or [""]
     if not name or name == IP6:
@@ -94,6 +97,13 @@ def parse_tuunel_name(host: str) -> TuunelName | None:
     if far and _NUMBER.fullmatch(far[-1]):
         return TuunelName(name, _check_ipv4(".".join(far)))
     return TuunelName(name, ".".join(far))
+
+
+def _plain(host: str) -> str:
+    """Fold what IDNA would fold: a name written with other full stops or letters must not slip past as a foreign name."""
+    if not host.isascii():
+        host = unicodedata.normalize("NFKC", host).replace("\N{IDEOGRAPHIC FULL STOP}", ".")
+    return host.lower()
 
 
 def ip6_label(address: IPv6Address) -> str:
