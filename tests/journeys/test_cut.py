@@ -134,7 +134,7 @@ def test_a_stalled_app_and_a_target_that_aborts_leave_all_three_parties_free(tri
     parties = {"proxy": trio.proxy.process.pid, "relay": trio.relay.process.pid, "agent": trio.agent.process.pid}
     with serving(lambda sock, _target: fill(sock)) as target, doors.socks5(trio.proxy.address, "home.tuunel", target.port) as opened:
         sock = target.accepted()[0]
-        held = until(lambda: (found := {who: stuck(pid) for who, pid in parties.items()}) if all(found.values()) else None, "all is stuck")
+        held = until(lambda: all_stuck(parties), "all is stuck")
         reset(sock)
         until(lambda: not any(inodes & inodes_of(parties[who]) for who, inodes in held.items()), "all have let go", FREE_WITHIN)
         assert_ends_with_a_reset(opened.sock)

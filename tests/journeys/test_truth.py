@@ -1,107 +1,21 @@
 """Every failure has its own answer, and it is the same truth on every interface: SOCKS5 reply, SOCKS4 code, HTTP status with
 Proxy-Status, and the exit code of `nc` with a running proxy and by itself."""
 
-import concurrent.futures
 import contextlib
 import socket
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pytest
 
 from tests.journeys import doors
-from tests.journeys.doors import TUNNEL_DOORS
 from tests.journeys.house import NO_ROUTE, UNREACHABLE_HOST, House
-from tests.journeys.processes import until
-from tests.journeys.sockets import facing
-from tests.journeys.targets import closed_port, echo, full_backlog, hold, read_exactly, serving
+from tests.journeys.targets import closed_port, echo, full_backlog, read_exactly, serving
+from tests.journeys.verdicts import Situation, ask_http, ask_http_connect, ask_nc, assert_everywhere, on, socks_codes
 from tests.journeys.world import LOOPBACK, Machine, Proxy, Relay, Trio, World
 from tuunel.errors import ANSWERS, Reason, Speaker
 from tuunel.frontdoor import parse_proxy_status
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one interface said, in the words of the failure table; `said` is all the text it gave to a person."""
-
-    reason: Reason
-    speaker: Speaker | None
-    said: str
-
-
-def _http_verdict(opened: doors.Opened) -> Verdict:
-    with opened:
-        parsed = parse_proxy_status(opened.answer.headers.get("proxy-status", ""))
-        assert parsed, f"HTTP {opened.answer.code} without a Proxy-Status that names the reason: {opened.answer.headers}"
-        speaker, reason, detail = parsed
-        assert opened.answer.code == ANSWERS[reason].http
-        page = opened.answer.body.decode()
-        assert ANSWERS[reason].advice.split("'")[0] in page, page
-        return Verdict(reason, speaker, f"{detail} {page}")
-
-
-def ask_http_connect(proxy: Proxy, host: str, port: int) -> Verdict:
-    return _http_verdict(doors.http_connect(proxy.address, host, port))
-
-
-def ask_http(proxy: Proxy, host: str, port: int) -> Verdict:
-    return _http_verdict(doors.http_get(proxy.address, host, port))
-
-
-def ask_nc(machine: Machine, host: str, port: int) -> Verdict:
-    done = machine.nc(host, port, deadline=60)
-    said = done.stderr.decode()
-    assert done.stdout == b""
-    reasons = [reason for reason, answer in ANSWERS.items() if answer.exit == done.returncode]
-    assert reasons, f"exit code {done.returncode} is no reason's: {said}"
-    speakers = [speaker for speaker in Speaker if f" {speaker}: " in said]
-    return Verdict(reasons[0], speakers[0] if speakers else None, said)
-
-
-def socks_codes(proxy: Proxy, host: str, port: int) -> tuple[int, int]:
-    """The SOCKS5 reply byte and the SOCKS4 code."""
-    with doors.socks5(proxy.address, host, port) as five:
-        assert five.sock.recv(1) == b"", "a refused SOCKS5 connection is closed"
-    with doors.socks4a(proxy.address, host, port) as four:
-        assert four.sock.recv(1) == b"", "a refused SOCKS4a connection is closed"
-    return five.answer.code, four.answer.code
-
-
-@dataclass(frozen=True)
-class Situation:
-    """Where to ask so that things go wrong: a proxy and the machine it runs on, a machine without proxy, a destination."""
-
-    proxy: Proxy
-    laptop: Machine
-    walker: Machine
-    host: str
-    port: int
-
-
-def assert_everywhere(situation: Situation, reason: Reason, speaker: Speaker, *, saying: str = "") -> None:
-    """Ask on every interface at once; each must tell `reason`, and who said so."""
-    host, port = situation.host, situation.port
-    asks: dict[str, Callable[[], Verdict]] = {
-        "http-connect": lambda: ask_http_connect(situation.proxy, host, port),
-        "http": lambda: ask_http(situation.proxy, host, port),
-        "nc through the proxy": lambda: ask_nc(situation.laptop, host, port),
-        "nc by itself": lambda: ask_nc(situation.walker, host, port),
-    }
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        codes = pool.submit(socks_codes, situation.proxy, host, port)
-        futures = {name: pool.submit(ask) for name, ask in asks.items()}
-        verdicts = {name: future.result() for name, future in futures.items()}
-        assert codes.result() == (ANSWERS[reason].socks, 0x5B)
-    assert {name: (verdict.reason, verdict.speaker) for name, verdict in verdicts.items()} == dict.fromkeys(asks, (reason, speaker))
-    for name, verdict in verdicts.items():
-        assert saying in verdict.said, (name, verdict.said)
-
-
-def on(trio: Trio, host: str, port: int) -> Situation:
-    return Situation(trio.proxy, trio.laptop, trio.walker, host, port)
 
 
 # --- the target ---------------------------------------------------------------------------------------------------------------
@@ -372,50 +286,3 @@ class TestBadCredentials:
         done = own_world.machine().tuunel("proxy", "--listen", "0.0.0.0:0", check=False)
         assert done.returncode == 2
         assert b"--auth" in done.stderr
-
-
-# --- success ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("door", TUNNEL_DOORS)
-def test_success_is_never_answered_before_the_far_dial_has_succeeded(trio: Trio, door: str) -> None:
-    """The target's kernel drops the dial's SYNs until the test makes room: no answer may be earlier than that."""
-    with full_backlog() as (port, drain), contextlib.closing(doors.connect(trio.proxy.address)) as sock:
-        entry = TUNNEL_DOORS[door]
-        if door == "socks5":
-            sock.sendall(b"\x05\x01\x00")
-            assert read_exactly(sock, 2) == b"\x05\x00"
-            sock.sendall(doors.socks5_request("home.tuunel", port))
-        else:
-            sock.sendall(entry.request("home.tuunel", port))
-        sock.settimeout(1.5)
-        with pytest.raises(TimeoutError):
-            sock.recv(1)
-        sock.settimeout(doors.PATIENCE)
-        drained = time.monotonic()
-        drain()
-        answer = doors.read_socks5_reply(sock) if door == "socks5" else entry.read_success(sock)
-        assert answer.code == entry.success
-        assert time.monotonic() >= drained
-
-
-@pytest.mark.parametrize("door", TUNNEL_DOORS)
-def test_success_says_nothing_but_success(trio: Trio, door: str) -> None:
-    """A target that stays silent: behind the answer, not one byte follows until the target speaks."""
-    with serving(hold) as target, TUNNEL_DOORS[door].open(trio.proxy.address, "home.tuunel", target.port) as opened:
-        assert opened.answer.code == TUNNEL_DOORS[door].success
-        target.accepted()[0].sendall(b"now")
-        assert read_exactly(opened.sock, 3) == b"now"
-
-
-def test_an_app_that_gives_up_while_the_target_is_dialled_leaves_nothing_behind(trio: Trio) -> None:
-    with full_backlog() as (port, _):
-        fillers = facing(port)
-        sock = doors.connect(trio.proxy.address)
-        sock.sendall(b"\x05\x01\x00")
-        assert read_exactly(sock, 2) == b"\x05\x00"
-        sock.sendall(doors.socks5_request("home.tuunel", port))
-        mine = sock.getsockname()[1]
-        until(lambda: facing(port) > fillers, "the agent dials")
-        sock.close()
-        until(lambda: facing(port) <= fillers and not facing(mine), "dial and front door are given up", 8)

@@ -1,0 +1,91 @@
+"""Ask every interface for one destination, and read each answer back into the words of the failure table."""
+
+import concurrent.futures
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.journeys import doors
+from tests.journeys.world import Machine, Proxy, Trio
+from tuunel.errors import ANSWERS, Reason, Speaker
+from tuunel.frontdoor import parse_proxy_status
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one interface said, in the words of the failure table; `said` is all the text it gave to a person."""
+
+    reason: Reason
+    speaker: Speaker | None
+    said: str
+
+
+def _http_verdict(opened: doors.Opened) -> Verdict:
+    with opened:
+        parsed = parse_proxy_status(opened.answer.headers.get("proxy-status", ""))
+        assert parsed, f"HTTP {opened.answer.code} without a Proxy-Status that names the reason: {opened.answer.headers}"
+        speaker, reason, detail = parsed
+        assert opened.answer.code == ANSWERS[reason].http
+        page = opened.answer.body.decode()
+        assert ANSWERS[reason].advice.split("'")[0] in page, page
+        return Verdict(reason, speaker, f"{detail} {page}")
+
+
+def ask_http_connect(proxy: Proxy, host: str, port: int) -> Verdict:
+    return _http_verdict(doors.http_connect(proxy.address, host, port))
+
+
+def ask_http(proxy: Proxy, host: str, port: int) -> Verdict:
+    return _http_verdict(doors.http_get(proxy.address, host, port))
+
+
+def ask_nc(machine: Machine, host: str, port: int) -> Verdict:
+    done = machine.nc(host, port, deadline=60)
+    said = done.stderr.decode()
+    assert done.stdout == b""
+    reasons = [reason for reason, answer in ANSWERS.items() if answer.exit == done.returncode]
+    assert reasons, f"exit code {done.returncode} is no reason's: {said}"
+    speakers = [speaker for speaker in Speaker if f" {speaker}: " in said]
+    return Verdict(reasons[0], speakers[0] if speakers else None, said)
+
+
+def socks_codes(proxy: Proxy, host: str, port: int) -> tuple[int, int]:
+    """The SOCKS5 reply byte and the SOCKS4 code."""
+    with doors.socks5(proxy.address, host, port) as five:
+        assert five.sock.recv(1) == b"", "a refused SOCKS5 connection is closed"
+    with doors.socks4a(proxy.address, host, port) as four:
+        assert four.sock.recv(1) == b"", "a refused SOCKS4a connection is closed"
+    return five.answer.code, four.answer.code
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Where to ask so that things go wrong: a proxy and the machine it runs on, a machine without proxy, a destination."""
+
+    proxy: Proxy
+    laptop: Machine
+    walker: Machine
+    host: str
+    port: int
+
+
+def assert_everywhere(situation: Situation, reason: Reason, speaker: Speaker, *, saying: str = "") -> None:
+    """Ask on every interface at once; each must tell `reason`, and who said so."""
+    host, port = situation.host, situation.port
+    asks: dict[str, Callable[[], Verdict]] = {
+        "http-connect": lambda: ask_http_connect(situation.proxy, host, port),
+        "http": lambda: ask_http(situation.proxy, host, port),
+        "nc through the proxy": lambda: ask_nc(situation.laptop, host, port),
+        "nc by itself": lambda: ask_nc(situation.walker, host, port),
+    }
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        codes = pool.submit(socks_codes, situation.proxy, host, port)
+        futures = {name: pool.submit(ask) for name, ask in asks.items()}
+        verdicts = {name: future.result() for name, future in futures.items()}
+        assert codes.result() == (ANSWERS[reason].socks, 0x5B)
+    assert {name: (verdict.reason, verdict.speaker) for name, verdict in verdicts.items()} == dict.fromkeys(asks, (reason, speaker))
+    for name, verdict in verdicts.items():
+        assert saying in verdict.said, (name, verdict.said)
+
+
+def on(trio: Trio, host: str, port: int) -> Situation:
+    return Situation(trio.proxy, trio.laptop, trio.walker, host, port)
