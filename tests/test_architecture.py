@@ -48,7 +48,9 @@ RANKS: dict[str, tuple[str, ...]] = {
         "relay.handshake",
         "relay.registry",
         "e2e.wire",
+        "e2e.keyschedule",
         "e2e.records",
+        "e2e.offer",
         "e2e.handshake",
     ),
     "plumbing": (

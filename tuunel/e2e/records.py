@@ -8,7 +8,7 @@ Source: docs/spec/records.md.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -21,6 +21,8 @@ HEADER: Final = 3
 TAG: Final = 16
 OVERHEAD: Final = HEADER + 1 + TAG  #: bytes on the wire beyond the body
 BUFFER_SIZE: Final = 1 + MAX_BODY  #: of a chunk that any record fits in
+RECORD_SIZE: Final = OVERHEAD + MAX_BODY + HEADER  #: any record, and the header of the next
+READ_AHEAD: Final = OVERHEAD + MAX_EARLY_BODY + HEADER  #: read at once when records are small
 
 GROWTH_BYTES: Final = 65536  #: sealed in small records after a start, so that a long thin line shows its first bytes soon
 GROWN_CHUNK: Final = 65536
@@ -162,38 +164,16 @@ class RecordSealer:
         return self._cipher
 
 
-class BufferPool:
-    """Lends buffers in two sizes and keeps a few free ones, so that memory follows what is in flight, not what is open."""
+class Buffers(Protocol):
+    """Where an opener borrows from: every buffer holds `RECORD_SIZE` bytes or more and belongs to the borrower until given back."""
 
-    SMALL: Final = 2 * HEADER + 1 + MAX_EARLY_BODY + TAG  #: one early record and the header of the next
-    LARGE: Final = 2 * HEADER + 1 + MAX_BODY + TAG  #: any record and the header of the next; a chunk fits too
-    KEPT: Final = 8  #: free buffers kept of each size
+    def borrow(self) -> memoryview:
+        """A writable buffer; its content is arbitrary."""
+        ...
 
-    def __init__(self) -> None:
-        self._free: dict[int, list[memoryview]] = {self.SMALL: [], self.LARGE: []}
-        self._lent: set[int] = set()
-
-    @property
-    def lent(self) -> int:
-        """How many buffers are out."""
-        return len(self._lent)
-
-    def borrow(self, size: int = LARGE) -> memoryview:
-        """A writable buffer of at least `size` bytes, its content undefined, until `give_back`. At most `LARGE` can be asked for."""
-        size = self.SMALL if size <= self.SMALL else self.LARGE
-        free = self._free[size]
-        buffer = free.pop() if free else memoryview(bytearray(size))
-        self._lent.add(id(buffer))
-        return buffer
-
-    def give_back(self, buffer: memoryview) -> None:
-        """Return a buffer: the very object that was borrowed, once. The giver must not touch it again."""
-        if id(buffer) not in self._lent:
-            raise LocalProtocolError("this buffer is not out on loan")
-        self._lent.remove(id(buffer))
-        free = self._free[len(buffer)]
-        if len(free) < self.KEPT:
-            free.append(buffer)
+    def give_back(self, buffer: memoryview, /) -> None:
+        """Return the very view that was borrowed."""
+        ...
 
 
 class RecordOpener:
@@ -204,7 +184,7 @@ class RecordOpener:
     Until `peer_authenticated()`, a record above `MAX_EARLY_BODY` is a breach, told by its header alone.
     """
 
-    def __init__(self, secret: bytes, direction: Direction, buffers: BufferPool, *, early: bool = False) -> None:
+    def __init__(self, secret: bytes, direction: Direction, buffers: Buffers, *, early: bool = False) -> None:
         self._cipher: _Cipher | None = _Cipher(secret)
         self._transitions = TRANSITIONS[direction]
         self._phase = Phase.STANDBY
@@ -213,7 +193,6 @@ class RecordOpener:
         self._buffer: memoryview | None = None
         self._start = 0  # of the bytes not opened yet
         self._end = 0
-        self._last = 0  # wire length of the record opened last: the next is likely to be as large
         self._backlog = _NOTHING  # given by receive_data, not in the buffer yet
 
     @property
@@ -286,7 +265,6 @@ class RecordOpener:
         if kind is RecordType.KEY_UPDATE:
             cipher.update()
         self._start += length
-        self._last = length
         self._release_if_empty()
         return kind, size - 1
 
@@ -332,22 +310,18 @@ class RecordOpener:
         return length if 0 < length <= self._end - self._start else None
 
     def _free(self) -> memoryview:
-        """Where ciphertext goes next: up to the end of the first record and the next header, or of a small buffer.
+        """Where ciphertext goes next: up to the end of the first record and the next header, or `READ_AHEAD` bytes.
 
-        Reading no further than that means that hardly anything has to be moved when the record is opened.
+        Reading no further means that hardly anything has to be moved when the record is opened, and no more memory is touched.
         """
         wanted = self._announced() + HEADER
         if self._buffer is None:
-            self._buffer = self._buffers.borrow(self._last + HEADER)
+            self._buffer = self._buffers.borrow()
         elif self._start:
             held = self._held
             self._buffer[: len(held)] = held
             self._start, self._end = 0, len(held)
-        if self._end == len(self._buffer):  # a small one: the record is larger, and its sender has shown that it means it
-            small, self._buffer = self._buffer, self._buffers.borrow(BufferPool.LARGE)
-            self._buffer[: self._end] = small
-            self._buffers.give_back(small)
-        return self._buffer[self._end : max(wanted, BufferPool.SMALL)]
+        return self._buffer[self._end : max(wanted, READ_AHEAD)]
 
     def _take_backlog(self) -> None:
         room = self._free()
