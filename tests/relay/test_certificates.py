@@ -145,16 +145,30 @@ def test_private_keys_are_not_shown() -> None:
     assert isinstance(CREDENTIALS, RelayCredentials)
 
 
-@given(st.integers(0, 1), st.data())
-def test_any_flipped_bit_of_a_certificate_is_untrusted(which: int, data: st.DataObject) -> None:
-    chain = list(CREDENTIALS.chain)
-    position = data.draw(st.integers(0, len(chain[which]) * 8 - 1))
-    spoilt = bytearray(chain[which])
-    spoilt[position // 8] ^= 1 << position % 8
-    chain[which] = bytes(spoilt)
+@given(st.data())
+def test_any_flipped_bit_of_what_the_root_has_signed_is_untrusted(data: st.DataObject) -> None:
+    start = LEAF.index(x509.load_der_x509_certificate(LEAF).tbs_certificate_bytes)
+    end = start + len(x509.load_der_x509_certificate(LEAF).tbs_certificate_bytes)
+    untrusted((flipped(LEAF, data.draw(st.integers(start * 8, end * 8 - 1))), CREDENTIALS.chain[1]))
+
+
+@given(st.data())
+def test_a_root_counts_by_its_key_alone(data: st.DataObject) -> None:
+    root = flipped(CREDENTIALS.chain[1], data.draw(st.integers(0, len(CREDENTIALS.chain[1]) * 8 - 1)))
     with suppress(Failure):
-        assert verify_chain((chain[0], chain[1]), ROOT.relay_id, NOW) == CREDENTIALS.leaf_key.public_key()
-        assert which == 1  # the root counts by its key alone; its own signature proves nothing
+        assert verify_chain((LEAF, root), ROOT.relay_id, NOW) == CREDENTIALS.leaf_key.public_key()
+
+
+def flipped(certificate: bytes, bit: int) -> bytes:
+    spoilt = bytearray(certificate)
+    spoilt[bit // 8] ^= 1 << bit % 8
+    return bytes(spoilt)
+
+
+def test_a_serial_number_that_the_library_only_warns_about_is_untrusted() -> None:
+    serial = x509.load_der_x509_certificate(LEAF).serial_number.to_bytes(16)
+    negative = LEAF.replace(serial, b"\x80" + serial[1:])
+    assert "cannot be read" in untrusted((negative, CREDENTIALS.chain[1]))
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))

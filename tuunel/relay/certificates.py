@@ -5,6 +5,7 @@ without anybody noticing.
 """
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Self
@@ -13,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
@@ -137,10 +139,10 @@ def verify_chain(chain: tuple[bytes, ...], pin: bytes, now: int) -> ec.EllipticC
         raise _untrusted("its certificate chain has no leaf and root")
     moment = datetime.fromtimestamp(now, UTC)
     try:
-        leaf, *between, root = (x509.load_der_x509_certificate(certificate) for certificate in chain)
+        leaf, *between, root = map(_parse, chain)
         pinned, key = fingerprint(root) == pin, leaf.public_key()
         current = leaf.not_valid_before_utc <= moment <= leaf.not_valid_after_utc
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning):
         raise _untrusted("its certificates cannot be read") from None
     if not pinned:
         raise _untrusted("its root key is not the one that is pinned")
@@ -154,6 +156,13 @@ def verify_chain(chain: tuple[bytes, ...], pin: bytes, now: int) -> ec.EllipticC
     except VerificationError:
         raise _untrusted("its certificate was not issued by the pinned root for a relay") from None
     return key
+
+
+def _parse(certificate: bytes) -> x509.Certificate:
+    with warnings.catch_warnings():
+        # What the library tolerates with a warning (a negative serial number) no relay of ours sends.
+        warnings.simplefilter("error", CryptographyDeprecationWarning)
+        return x509.load_der_x509_certificate(certificate)
 
 
 def _untrusted(detail: str) -> Failure:
