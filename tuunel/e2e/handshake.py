@@ -30,8 +30,9 @@ from tuunel.e2e.keyschedule import (
     record_secret,
     seal_accept,
     seal_init,
+    sealed_length,
 )
-from tuunel.e2e.offer import OfferSecrets, OneTimeKeys, check_offer, verify_peer
+from tuunel.e2e.offer import OfferSecrets, OneTimeKeys, check_offer, make_offer, verify_peer
 from tuunel.e2e.records import Buffers, RecordOpener, RecordSealer
 from tuunel.e2e.wire import (
     KEM_CIPHERTEXT,
@@ -40,17 +41,29 @@ from tuunel.e2e.wire import (
     Accept,
     Direction,
     Init,
-    Intent,
     InviteProof,
     Offer,
+    Purpose,
 )
 from tuunel.errors import Failure, LocalProtocolError, PeerMismatch, Reason, RemoteProtocolError, Speaker
 from tuunel.identity import DeviceID, IdentityKey, ecdh, encode_point
 from tuunel.links import Invite
 from tuunel.relay.wire import AGENT_POINT_AT, OpenRequest, tunnel_id
 
-INIT_HEADER: Final = KEM_CIPHERTEXT + LENGTH  #: read this many bytes of INIT, then `keyschedule.sealed_length` of them
-ACCEPT_HEADER: Final = LENGTH  #: read this many bytes of ACCEPT, then `keyschedule.sealed_length` of them
+__all__ = [
+    "ACCEPT_HEADER",
+    "INIT_HEADER",
+    "InitReceived",
+    "Initiator",
+    "OfferSecrets",
+    "Responder",
+    "encapsulate",
+    "make_offer",
+    "sealed_length",
+]
+
+INIT_HEADER: Final = KEM_CIPHERTEXT + LENGTH  #: read this many bytes of INIT, then `sealed_length` of them
+ACCEPT_HEADER: Final = LENGTH  #: read this many bytes of ACCEPT, then `sealed_length` of them
 
 _INITIATOR_LABEL: Final = "tuunel/1 e2e initiator"
 _RESPONDER_LABEL: Final = "tuunel/1 e2e responder"
@@ -136,13 +149,6 @@ class _Core(ABC):
             raise
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The agent has proven who it is and admits this machine. `label` is what the agent's machine calls itself: untrusted text."""
-
-    label: str
-
-
 class Initiator(_Core):
     """The forward proxy's side of one tunnel: `open_message`, `receive_offer`, `init`, `receive_accept`, each once, in that order.
 
@@ -156,9 +162,9 @@ class Initiator(_Core):
         device: DeviceID,
         relay_id: bytes,
         now: int,
+        buffers: Buffers,
         *,
         ephemeral: ec.EllipticCurvePrivateKey,
-        buffers: Buffers,
         encapsulate: Encapsulate = encapsulate,
         invite: Invite | None = None,
         label: str = "",
@@ -179,6 +185,12 @@ class Initiator(_Core):
         self._offer: Offer | None = None
         self._offer_bytes = b""
         self._t4 = b""
+        self._peer_label = ""
+
+    @property
+    def peer_label(self) -> str:
+        """What the agent's machine calls itself, once it has accepted: untrusted text."""
+        return self._peer_label
 
     def open_message(self) -> bytes:
         """The body of OPEN."""
@@ -192,7 +204,7 @@ class Initiator(_Core):
             self._offer, self._offer_bytes = offer, data
             self._tunnel_id = tunnel_id(offer.ephemeral, self._point)
 
-    def init(self, intent: Intent) -> bytes:
+    def init(self, purpose: Purpose) -> bytes:
         """INIT as it is sent. `sealer` works from here on: app data may follow in the same write."""
         with self._advance(_Step.OFFERED, _Step.INITIATED):
             offer, ephemeral, invite = self._offer, self._ephemeral, self._invite
@@ -205,13 +217,13 @@ class Initiator(_Core):
             own = self._identity.public_bytes
             t3 = digest(keyed, own)
             proof = None if invite is None else InviteProof(invite.invite_id, hmac.digest(invite.proof_key, t3, "sha256"))
-            plaintext = Init(own, self._identity.sign(_INITIATOR_LABEL, t3), proof, intent, self._label).encode()
+            plaintext = Init(own, self._identity.sign(_INITIATOR_LABEL, t3), proof, purpose, self._label).encode()
             self._t4 = digest(t3, plaintext[POINT:])
             secret = record_secret(hs, Direction.FORWARD_TO_AGENT, self._t4)
             self._sealer = RecordSealer(secret, Direction.FORWARD_TO_AGENT, early=True)
             return ciphertext + seal_init(hs, plaintext)
 
-    def receive_accept(self, data: bytes) -> Accepted:
+    def receive_accept(self, data: bytes) -> None:
         """Check ACCEPT (header included) and finish: `opener` works from here on.
 
         Failure, spoken by the agent: it refuses this machine. PeerMismatch: the answer is not signed by the device asked for.
@@ -229,7 +241,7 @@ class Initiator(_Core):
             secret = record_secret(hs, Direction.AGENT_TO_FORWARD, digest(self._t4, plaintext))
             self._opener = RecordOpener(secret, Direction.AGENT_TO_FORWARD, self._buffers)
             self.sealer.peer_authenticated()
-            return Accepted(accept.label)
+            self._peer_label = accept.label
 
     def _drop_keys(self) -> None:
         self._ephemeral = None
@@ -245,7 +257,7 @@ class InitReceived:
 
     device: DeviceID
     label: str
-    intent: Intent
+    purpose: Purpose
     invite_id: bytes | None
     proof: bytes | None = field(repr=False)
     t3: bytes = field(repr=False)
@@ -292,7 +304,7 @@ class Responder(_Core):
             secret = record_secret(hs, Direction.FORWARD_TO_AGENT, self._t4)
             self._opener = RecordOpener(secret, Direction.FORWARD_TO_AGENT, self._buffers, early=True)
             invite_id, proof = (init.invite.id, init.invite.proof) if init.invite else (None, None)
-            return InitReceived(DeviceID.from_public_key(init.identity), init.label, init.intent, invite_id, proof, t3)
+            return InitReceived(DeviceID.from_public_key(init.identity), init.label, init.purpose, invite_id, proof, t3)
 
     def accept(self, label: str = "") -> bytes:
         """ACCEPT as it is sent; `sealer` works from here on, and `opener` takes large records."""

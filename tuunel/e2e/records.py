@@ -17,6 +17,20 @@ from tuunel.e2e.wire import BODY_LENGTHS, MAX_BODY, MAX_EARLY_BODY, TRANSITIONS,
 from tuunel.errors import Failure, LocalProtocolError, Reason, RemoteProtocolError
 from tuunel.hkdf import IV_LENGTH, AeadKey, expand_label
 
+__all__ = [
+    "BUFFER_SIZE",
+    "MAX_BODY",
+    "MAX_EARLY_BODY",
+    "OVERHEAD",
+    "RECORD_SIZE",
+    "Buffers",
+    "Direction",
+    "Phase",
+    "RecordOpener",
+    "RecordSealer",
+    "RecordType",
+]
+
 HEADER: Final = 3
 TAG: Final = 16
 OVERHEAD: Final = HEADER + 1 + TAG  #: bytes on the wire beyond the body

@@ -283,7 +283,7 @@ class Padded(Struct):
         return decoded
 
 
-class Intent(IntEnum):
+class Purpose(IntEnum):
     """What the forward proxy wants the tunnel for."""
 
     STANDBY = 1  #: CONNECT comes later
@@ -297,7 +297,7 @@ class Init(Padded):
     identity: Annotated[bytes, Raw(POINT)]
     signature: Annotated[bytes, Raw(SIGNATURE)]
     invite: Annotated[InviteProof | None, InviteField()]
-    intent: Annotated[Intent, Enumeration(Intent)]
+    purpose: Annotated[Purpose, Enumeration(Purpose)]
     label: Annotated[str, ParamsField()]
 
 
@@ -327,47 +327,22 @@ class Target(Padded):
 
 
 @dataclass(frozen=True, slots=True)
-class _Connected(Padded):
+class Connected(Padded):
+    """Body of CONNECTED: the local address of the agent's socket to the target."""
+
     bound: Annotated[HostPort, HostPortField()]
 
 
 @dataclass(frozen=True, slots=True)
-class _Error(Padded):
+class Error(Padded):
+    """Body of ERROR: why there is no connection to the target; `detail` is untrusted text, cut to `DETAIL_CEILING` bytes."""
+
     reason: Annotated[Reason, ReasonField()]
     detail: Annotated[str, Text(DETAIL_CEILING)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Reset(Struct):
-    reason: Annotated[Reason | None, OptionalReasonField()]
-
-
-def encode_connected(bound: HostPort) -> bytes:
-    """Body of CONNECTED: the local address of the agent's socket to the target."""
-    return _Connected(bound).encode()
-
-
-def decode_connected(body: bytes) -> HostPort:
-    """Read the body of CONNECTED."""
-    return _Connected.decode(body).bound
-
-
-def encode_error(reason: Reason, detail: str = "") -> bytes:
-    """Body of ERROR: why there is no connection to the target. `detail` is cut to `DETAIL_CEILING` bytes."""
-    return _Error(reason, detail).encode()
-
-
-def decode_error(body: bytes) -> tuple[Reason, str]:
-    """Read the body of ERROR: the reason, and untrusted text for a person."""
-    error = _Error.decode(body)
-    return error.reason, error.detail
-
-
-def encode_reset(reason: Reason | None = None) -> bytes:
+class Reset(Struct):
     """Body of RESET; None means that the socket behind the sender was reset, or lost."""
-    return _Reset(reason).encode()
 
-
-def decode_reset(body: bytes) -> Reason | None:
-    """Read the body of RESET."""
-    return _Reset.decode(body).reason
+    reason: Annotated[Reason | None, OptionalReasonField()]
