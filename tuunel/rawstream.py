@@ -89,6 +89,11 @@ class RawStream:
         return MAX_BODY
 
     @property
+    def is_unix(self) -> bool:
+        """Whether the peer is a process of this machine, on a unix socket."""
+        return self._unix
+
+    @property
     def local(self) -> HostPort:
         """This end's address; an IPv4 address is written as one even on a dual-stack socket. Not for unix sockets."""
         return _host_port(self._sock.getsockname())
@@ -127,6 +132,7 @@ class RawStream:
     def read_into(self, buffer: memoryview, limit: int) -> int | None:
         """Read up to `limit` bytes into `buffer[1:]`: how many, 0 at the end, None when there is nothing yet."""
         return self.receive_into(buffer[1 : 1 + limit])
+
     async def write_from(self, buffer: memoryview, n: int) -> None:
         """Write `buffer[1:1+n]` whole; yields only when the kernel takes no more."""
         await self.send_all(buffer[1 : 1 + n])

@@ -46,7 +46,7 @@ class SocksDoor(ABC):
         while self._step is not None and self._advance(self._step):
             pass
         outcome, self._outcome = self._outcome, None
-        if outcome is None and self._ended:
+        if outcome is None and self._ended and self._step is not None:
             raise RemoteProtocolError("the client ended in the middle of its request")
         return outcome
 
@@ -61,7 +61,7 @@ class SocksDoor(ABC):
         """What followed the request, the same as `Request.early`."""
         return self._buffer
 
-    def accept(self, bound: HostPort | None = None) -> None:
+    def accept(self, bound: HostPort | None = None, connection: int | None = None) -> None:
         """Answer that the target is connected; `bound` is the address that it sees, if known."""
         self._answer(self._success(bound))
 

@@ -1,0 +1,153 @@
+"""A connection that a front door was given for a request: how it is asked for, watched while it is made, and ended.
+
+Source: docs/spec/front-doors.md section 6.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import anyio
+
+from tuunel.address import HostPort
+from tuunel.buffers import MAX_BODY, BufferPool
+from tuunel.errors import Failure, Reason
+from tuunel.events import Traffic
+from tuunel.frontdoor import EARLY_LIMIT, Request
+from tuunel.pump import BROKEN, WATCH_INTERVAL, PumpEnd, copy_both_ways
+from tuunel.rawstream import LINGER_TIME, Conduit, RawStream, receive_chunk, send_bytes
+
+HALF_CLOSED_PATIENCE: Final = 2.0  # seconds that a dial goes on for a client that has ended its side: it may have gone, or may still read
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """A connection to a target that has been made: the bytes' way there, its counters, and who wants to know when it is over.
+
+    The door owns it from here on: it counts all bytes (also the request's early ones) in `traffic`, closes or resets `conduit`, and calls
+    `ended` once with "done", "reset" or the name of a Reason. `bound` is the address the target sees, if known; `connection` the number
+    that the proxy's events use.
+    """
+
+    conduit: Conduit
+    traffic: Traffic
+    ended: Callable[[str], None]
+    bound: HostPort | None = None
+    connection: int = 0
+
+    async def send(self, buffers: BufferPool, data: bytes) -> None:
+        """Write and count bytes of the client."""
+        await send_bytes(self.conduit, buffers, data)
+        self.traffic.up += len(data)
+
+    async def receive(self, buffers: BufferPool) -> bytes:
+        """Wait for and count bytes of the target; b"" is its clean end."""
+        data = await receive_chunk(self.conduit, buffers, MAX_BODY)
+        self.traffic.down += len(data)
+        return data
+
+    def reset(self, reason: str = "reset") -> None:
+        """Abort both directions, and say why."""
+        self.conduit.reset()
+        self.ended(reason)
+
+    async def close(self, buffers: BufferPool) -> None:
+        """End both directions: cleanly if the target ends its own within LINGER_TIME, else by a reset."""
+        self.ended("done")
+        try:
+            with anyio.move_on_after(LINGER_TIME):
+                await self.conduit.write_eof()
+                while await receive_chunk(self.conduit, buffers):
+                    pass
+                await self.conduit.aclose()
+        except BROKEN:
+            pass
+        finally:
+            self.conduit.reset()
+
+
+class Dialer(Protocol):
+    """Connects a request's target.
+
+    Returns only after the far dial has succeeded, and has then handed `request.early` to the target. Raises Failure with the true reason.
+    It may be cancelled at any time, and then leaves nothing open.
+    """
+
+    async def __call__(self, request: Request) -> Outbound:
+        """Connect `request.target`."""
+
+
+async def dial_for_client(dial: Dialer, request: Request, client: RawStream) -> tuple[Outbound, bytes]:
+    """Dial while the client stays: the connection, and the bytes that the client has sent meanwhile (at most EARLY_LIMIT).
+
+    ConnectionResetError when the client has gone; the dial is cancelled then. A client that has ended its side may still read: the
+    dial then has HALF_CLOSED_PATIENCE left. Raises Failure otherwise.
+    """
+    watch = _ClientWatch(client, EARLY_LIMIT - len(request.early))
+    outcome: Outbound | Failure | None = None
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch.run, group.cancel_scope)
+            try:
+                outcome = await dial(request)
+            except Failure as failure:  # a lone one, not a group of one
+                outcome = failure
+            group.cancel_scope.cancel()
+    except BaseException:
+        if isinstance(outcome, Outbound):
+            outcome.reset()
+        raise
+    if isinstance(outcome, Outbound):
+        return outcome, bytes(watch.held)
+    if outcome is not None:
+        raise outcome
+    if watch.impatient:
+        raise Failure(Reason.CONNECT_TIMEOUT, detail="the client has ended its side, so nothing waits longer for the target")
+    raise ConnectionResetError("the client has gone")
+
+
+class _ClientWatch:
+    """Reads ahead of a client that waits for its target, and ends the dial when nobody waits any more."""
+
+    def __init__(self, client: RawStream, room: int) -> None:
+        self.held = bytearray()
+        self.impatient = False
+        self._client = client
+        self._room = room
+
+    async def run(self, dial: anyio.CancelScope) -> None:
+        """Watch until the client has gone, then cancel `dial`."""
+        try:
+            while len(self.held) < self._room:
+                data = await self._client.receive(self._room - len(self.held))
+                if not data:
+                    with anyio.move_on_after(HALF_CLOSED_PATIENCE) as patience:
+                        await until_broken(self._client)
+                    self.impatient = patience.cancelled_caught
+                    break
+                self.held += data
+            else:
+                await until_broken(self._client)
+        except BROKEN:
+            pass
+        dial.cancel()
+
+
+async def pipe(client: RawStream, outbound: Outbound, buffers: BufferPool) -> None:
+    """Copy both ways until both have ended, close both, and say how it ended. Half-close is kept, and a reset stays a reset."""
+    reason = "reset"
+    try:
+        reason = await copy_both_ways(client, outbound.conduit, outbound.traffic, buffers)
+    except Failure as failure:
+        reason = failure.reason
+    finally:
+        outbound.ended(str(reason))
+    if reason == PumpEnd.DONE:
+        await client.aclose()
+        await outbound.conduit.aclose()
+
+
+async def until_broken(stream: RawStream) -> None:
+    """Wait until a reset has arrived on a stream that nobody reads."""
+    while not stream.broken():  # noqa: ASYNC110  a reset wakes only those who read
+        await anyio.sleep(WATCH_INTERVAL)
