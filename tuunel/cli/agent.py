@@ -28,14 +28,16 @@ def agent(
     drain: Drain = DEFAULT_DRAIN,
 ) -> None:
     """Make this machine reachable through a relay."""
-    from tuunel.agent import Agent
-    from tuunel.cli.running import run_role
     from tuunel.links import parse_link
     from tuunel.settings import Home
 
     home = Home.find()
     relay = parse_link(typed(link)) if link is not None else None
     clients, admit_enrolled = admitted(allow or ())
+
+    from tuunel.agent import Agent  # after the check of what was typed: a typo is told at once
+    from tuunel.cli.running import run_role
+
     run_role(
         "agent",
         lambda emit: Agent(home, link=relay, allow=clients, admit_enrolled=admit_enrolled, emit=emit),

@@ -33,9 +33,9 @@ app.command()(demo.demo)
 @app.command()
 def nc(
     host: Annotated[str, typer.Argument(metavar="HOST", help="A .tuunel name, the bare name of a device, or HOST:PORT.")],
-    port: Annotated[str | None, typer.Argument(metavar="PORT")] = None,
+    port: Annotated[str | None, typer.Argument(metavar="PORT", help="The port, unless HOST:PORT is given.")] = None,
 ) -> None:
-    """Connect stdin and stdout to a target: ssh -o ProxyCommand='tuunel nc %h %p' NAME.tuunel."""
+    """Connect stdin and stdout to a target behind a device: ssh's ProxyCommand."""
     from tuunel import netcat  # noqa: PLC0415 - this command only
 
     raise typer.Exit(netcat.main([host] if port is None else [host, port]))

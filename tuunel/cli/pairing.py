@@ -25,13 +25,16 @@ def pair(
     """Pair this machine with a device, and enrol it at the relay if need be."""
 
     def work() -> Document:
-        import anyio
-
         from tuunel.links import parse_invite
-        from tuunel.pairing import pair
         from tuunel.settings import Home
 
-        return device_document(anyio.run(pair, Home.find(), parse_invite(typed(invite)), name))
+        home, parsed = Home.find(), parse_invite(typed(invite))
+
+        import anyio  # after the check of what was typed: a typo is told at once
+
+        from tuunel.pairing import pair
+
+        return device_document(anyio.run(pair, home, parsed, name))
 
     answer(work, _show_paired, as_json=as_json)
 
@@ -83,15 +86,17 @@ def add(
     """Remember a device that admits this machine already, without an invite."""
 
     def work() -> Document:
-        import anyio
-
         from tuunel.identity import DeviceID
         from tuunel.links import parse_link
-        from tuunel.pairing import add_device
         from tuunel.settings import Home
 
-        device = DeviceID.parse(device_id)
-        return device_document(anyio.run(add_device, Home.find(), device, parse_link(typed(relay)), name))
+        home, device, link = Home.find(), DeviceID.parse(device_id), parse_link(typed(relay))
+
+        import anyio
+
+        from tuunel.pairing import add_device
+
+        return device_document(anyio.run(add_device, home, device, link, name))
 
     answer(work, _show_added, as_json=as_json)
 
@@ -101,8 +106,8 @@ def _show_added(document: Document) -> None:
 
 
 def rename(
-    old: Annotated[str, typer.Argument(metavar="OLD")],
-    new: Annotated[str, typer.Argument(metavar="NEW")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Its name now.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its name from now on.")],
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -116,7 +121,7 @@ def rename(
 
 
 def forget(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The device's name.")],
     *,
     as_json: AsJson = False,
 ) -> None:

@@ -1,0 +1,85 @@
+"""Writes docs/reference/cli.md from the command line itself: `python -m tests.cli.reference`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from tuunel.cli.app import app
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
+HEAD = """\
+# Commands
+
+Written from the program by `python -m tests.cli.reference`; a test keeps it true.
+
+- `TUUNEL_HOME` names the one directory for all state; else it is the platform's usual place.
+- Standard output carries data only; what people read goes to standard error.
+- `--json`: a long-running command writes [events](events.md), one JSON object a line; any other one JSON document.
+- Exit codes are listed in [errors](errors.md).
+- `-` in place of a link or an invite reads it from standard input.
+- Ctrl-C or SIGTERM ends every command: listeners close, connections get `--drain` seconds to finish. A second signal ends it at once.
+
+## JSON documents
+
+Times are unix seconds; a time that is not known, or never comes, is `null`.
+
+| command | document |
+|---|---|
+| `relay link` | `{"link"}` |
+| `relay devices` | `{"devices": [{"device_id", "label", "created", "last_seen", "online", "agent", "banned", "sponsor"}]}` |
+| `relay revoke`, `revoke` | `{"revoked", "cut"}`: the name or device ID, and how many connections were cut |
+| `invite` | `{"invite", "expires"}` |
+| `clients` | `{"clients": [{"name", "device_id", "targets", "created", "expires"}], "invites": [{"id", "name", "uses", "expires"}]}` |
+| `pair`, `devices add` | `{"name", "device_id", "relays"}` |
+| `devices` | `{"device_id", "devices": [{"name", "device_id", "relays"}]}`: the first is this machine's own |
+| `rename` | `{"renamed", "name"}`: the old and the new name |
+| `forget` | `{"forgot"}` |
+| `demo --once` | `{"ok", "visits": [{"door", "ok", "seconds", "saw"}]}` |
+| any, when it fails | `{"error": {"message", "advice", "exit", "reason", "speaker"}}` |
+"""
+
+
+def render() -> str:
+    """Return the page as it must be."""
+    return HEAD + "".join(section(path, command) for path, command in commands("tuunel", get_command(app)))
+
+
+def commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Every command that does something, with its full name."""
+    children = getattr(command, "commands", {})
+    if not children or command.invoke_without_command:
+        yield path, command
+    for name, child in children.items():
+        yield from commands(f"{path} {name}", child)
+
+
+def section(path: str, command: Any) -> str:
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    options = [each for each in command.params if each.param_type_name == "option"]
+    usage = " ".join([path, *(shown(each) for each in arguments), *(["[OPTIONS]"] if options else [])])
+    rows = [row(shown(each), each) for each in arguments] + [row(spelt(each), each) for each in options]
+    table = "\n| | |\n|---|---|\n" + "".join(rows) if rows else ""
+    return f"\n## `{path}`\n\n```\n{usage}\n```\n\n{command.help}\n{table}"
+
+
+def shown(argument: Any) -> str:
+    name = argument.metavar or "|".join(argument.type_descriptor.choices)
+    return name if argument.required else f"[{name}]"
+
+
+def spelt(option: Any) -> str:
+    value = "" if option.is_flag else f" {option.metavar or option.name.upper()}"
+    return "/".join(option.opts) + value + ("..." if option.multiple else "")
+
+
+def row(name: str, parameter: Any) -> str:
+    default = parameter.default
+    note = f" Default: `{default}`." if default not in (None, False, ()) and not callable(default) else ""
+    needed = " Required." if parameter.required and parameter.param_type_name == "option" else ""
+    return f"| `{name.replace('|', chr(92) + '|')}` | {parameter.help}{needed}{note} |\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render())
