@@ -4,8 +4,6 @@ import shlex
 
 from tuunel.events import Ready
 
-NO_PUBLIC_NAME = "PUBLIC-NAME"  # stands in a link when the relay does not know its own public address
-
 
 def after_ready(ready: Ready) -> list[str]:
     """Lines that tell a person what to do now that a role serves; empty when there is nothing left to do."""
@@ -23,10 +21,12 @@ def after_relay(ready: Ready) -> list[str]:
 
 def after_link(link: str) -> list[str]:
     """What to do with an enrolment link."""
-    steps = [f"next, on the machine to reach:   tuunel agent {shlex.quote(link)}"]
-    if NO_PUBLIC_NAME in link:
-        steps.insert(0, f"no public name is known: put it in place of {NO_PUBLIC_NAME}, or start the relay with --advertise HOST[:PORT]")
-    return steps
+    from tuunel.links import PLACEHOLDER_HOST  # noqa: PLC0415 - only a relay's commands need it: start-up time
+
+    step = f"next, on the machine to reach:   tuunel agent {shlex.quote(link)}"
+    if PLACEHOLDER_HOST in link:
+        return [step, f"{PLACEHOLDER_HOST}: this relay knows no public name of its own; start it again with --advertise HOST[:PORT]"]
+    return [step]
 
 
 def after_agent(ready: Ready) -> list[str]:
