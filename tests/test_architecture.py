@@ -72,6 +72,8 @@ RANKS: dict[str, tuple[str, ...]] = {
         "tunnel",
         "establish",
         "pool",
+        "outbound",
+        "httpexchange",
     ),
     "roles": ("doors", "relay.server", "agent", "proxy", "pairing", "netcat", "netcat_alone"),
     "edge": ("display", "journal", "demo", "cli.*", "__main__"),
@@ -115,7 +117,7 @@ FORBIDDEN: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
 RESERVED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("typer", ("cli.*",), "the roles must run without a command line"),
     ("rich", ("display",), "only one module draws; all others emit events"),
-    ("h11", ("httpproxy", "httpheaders"), "one module knows HTTP's grammar"),
+    ("h11", ("httpproxy", "httpheaders", "httpexchange"), "three modules know HTTP's grammar"),
     ("sqlite3", ("relay.store",), "one module knows how the relay keeps its devices"),
 )
 
