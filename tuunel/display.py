@@ -260,9 +260,9 @@ def _fitted(columns: Sequence[Column], widths: Sequence[int], cell: Callable[[Co
 
 
 def _widths(columns: Sequence[Column], width: int) -> list[int]:
-    """The columns' widths on a line of `width` cells: the first open one gets two thirds of what is left, the other one third."""
+    """The columns' widths on a line of `width` cells: the first open one gets three quarters of what is left, the other one quarter."""
     left = max(16, width - sum(column.width for column in columns) - (len(columns) - 1))
-    shares = iter((left - left // 3, left // 3))
+    shares = iter((left - left // 4, left // 4))
     return [column.width or next(shares) for column in columns]
 
 
