@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -172,3 +173,12 @@ def test_secrets_mask_themselves():
 def test_our_own_code_cannot_make_a_wrong_one(make):
     with pytest.raises(ValueError):
         make()
+
+
+def test_the_spec_quotes_these_vectors():
+    page = (Path(__file__).parents[1] / "docs" / "spec" / "names.md").read_text(encoding="utf-8")
+    device, invite = VECTORS["devices"][0], VECTORS["invites"][0]
+    quoted = [device[part] for part in ("public", "raw", "text", "compact", "label", "digest", "signature")]
+    quoted += [invite[part] for part in ("pin", "device", "secret", "enrol", "text", "invite_id", "proof_key")]
+    quoted += [LINK, *(case["output"] for case in VECTORS["expand_label"] if case["label"] in {"key", "iv"})]
+    assert [value for value in quoted if value not in page] == []

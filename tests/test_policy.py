@@ -1,12 +1,14 @@
 """What may be dialled: each rule of docs/spec/policy.md, and the ways around it that must not exist."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tuunel.errors import Failure, Reason, Speaker, UsageError
+from tuunel.policy import GUARDED as GUARDED_BY_CODE
 from tuunel.policy import MAX_PATTERN, Surroundings, allowed_addresses, parse_target_pattern
 
 LAN = Surroundings(networks=tuple(map(ip_network, ("127.0.0.0/8", "192.168.7.0/24", "203.0.113.0/28", "2001:db8:7::/64", "fe80::/64"))))
@@ -365,3 +367,8 @@ def test_each_address_is_judged_alone(addresses, patterns):
     except Failure:
         together = []
     assert together == alone
+
+
+def test_the_spec_lists_every_guarded_range():
+    page = (Path(__file__).parents[1] / "docs" / "spec" / "policy.md").read_text(encoding="utf-8")
+    assert [str(network) for _, network in GUARDED_BY_CODE if str(network).removesuffix("/32").removesuffix("/128") not in page] == []
