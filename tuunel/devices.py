@@ -91,15 +91,17 @@ class Devices:
         def step(book: _Book) -> tuple[_Book, Device]:
             if book.relay(relay_id) is None:
                 raise ValueError("the relay must be remembered before its devices")
-            old = book.find(alias)
-            if old is not None and old.id != device:
-                raise UsageError(f"{alias!r} is another device already", f"choose another name, or 'tuunel forget {alias}' first")
+            old = _check_not_another(book, alias, device)
             others = tuple(each for each in (old.relays if old else ()) if each != relay_id)
             entry = _Entry(alias, device, (relay_id, *others))
             after = replace(book, entries=(*book.entries, entry)) if old is None else _exchange(book, old, entry)
             return after, after.device(entry)
 
         return self._file.change(step)
+
+    def check_free(self, name: str, device: DeviceID) -> None:
+        """Check that `add` would take this alias for this device: UsageError when it is bad or another device's."""
+        _check_not_another(self._file.read(), check_alias(name), device)
 
     def rename(self, old: str, new: str) -> None:
         """Give a device another alias. UsageError when `old` is unknown, or `new` is bad or taken."""
@@ -168,6 +170,13 @@ def check_alias(name: str) -> str:
             f"a name has 1 to {MAX_ALIAS} letters, digits and dashes, no dash at its ends, and is neither '{IP6}' nor a device ID",
         )
     return alias
+
+
+def _check_not_another(book: _Book, alias: str, device: DeviceID) -> _Entry | None:
+    entry = book.find(alias)
+    if entry is not None and entry.id != device:
+        raise UsageError(f"{alias!r} is another device already", f"choose another name, or 'tuunel forget {alias}' first")
+    return entry
 
 
 def _is_alias(text: str) -> bool:

@@ -1,0 +1,291 @@
+"""The reverse proxy's role: present at its relay, it lets in whom its grants admit, and connects them to allowed targets.
+
+Source: docs/spec/tunnel.md, docs/spec/policy.md.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any, Final
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+
+from tuunel import control
+from tuunel.devices import Devices, KnownRelay
+from tuunel.dial import interface_networks
+from tuunel.e2e.offer import OfferSecrets, make_offer
+from tuunel.errors import Failure, Reason, UsageError
+from tuunel.events import DeviceSeen, Emit, Notice, Ready
+from tuunel.grants import DEFAULT_TARGETS, Grants
+from tuunel.identity import DeviceID, IdentityKey
+from tuunel.links import Invite, RelayLink
+from tuunel.listeners import known_listeners
+from tuunel.liveness import watch_tunnels
+from tuunel.policy import Address, Surroundings
+from tuunel.relay.client import HopConnection, device_label, fresh_key
+from tuunel.relay.handshake import Register
+from tuunel.relay.presence import Presence
+from tuunel.relay.readypool import ReadyPool
+from tuunel.relay.wire import Demand, DropToken, Message, Mint, Minted, Params, Role, Unenrol, admission_records, token_hash
+from tuunel.relay.wire import Notice as RelayNotice
+from tuunel.reverse import ReverseTunnels
+from tuunel.settings import Home
+from tuunel.statefile import read_json, write_json
+
+INVITE_LIFETIME: Final = 15 * 60  #: seconds, unless asked otherwise
+ANSWER_TIMEOUT: Final = 10.0  #: seconds for the relay's answer to MINT
+AGENT_FILE_VERSION: Final = 1
+
+
+class Agent:
+    """`tuunel agent`. Constructing it reads and creates state (StateError, UsageError); `run` serves until `stop` or cancellation.
+
+    `link` is needed at the first start only. `allow` admits devices without pairing; `admit_enrolled` admits every device that is
+    enrolled at the relay, so that the relay's operator decides who may come in.
+    """
+
+    def __init__(self, home: Home, *, link: RelayLink | None, allow: Sequence[DeviceID], admit_enrolled: bool, emit: Emit) -> None:
+        home.ensure()
+        self._home = home
+        self._emit = emit
+        self._identity = IdentityKey.load_or_create(home.identity_key)
+        self._grants = Grants(home.grants_file, allow, admit_enrolled=admit_enrolled)
+        self._admits_without_pairing = bool(allow) or admit_enrolled
+        self._admit_enrolled = admit_enrolled
+        self._devices = Devices(home.devices_file)
+        self._relay = self._choose_relay(link)
+        self._link = link
+        self._params = Params(Role.AGENT, os.urandom(16))
+        self._tunnels = ReverseTunnels(
+            self._identity, self._grants, label=device_label(), surroundings=self._surroundings, changed=self._grants_changed, emit=emit
+        )
+        self._services = anyio.CancelScope()
+        self._connection: HopConnection | None = None
+        self._ready: ReadyPool[OfferSecrets] | None = None
+        self._minting: dict[int, tuple[anyio.Event, list[Minted]]] = {}
+        self._invite_tokens: dict[bytes, bytes] = {}
+        self._announced = False
+        self._failure: Failure | None = None
+
+    async def run(self) -> None:
+        """Serve. Raises Failure when the relay says that trying again cannot help, ListenError when an agent already runs here."""
+        async with anyio.create_task_group() as background:
+            background.start_soon(watch_tunnels, self._tunnels.live, background)
+            background.start_soon(self._tunnels.watch_grants)
+            async with anyio.create_task_group() as tunnels:
+                with self._services:
+                    await self._serve(tunnels)
+                self._tunnels.drop_idle()
+            background.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Take no more tunnels; `run` returns when those that carry something have finished."""
+        self._services.cancel()
+
+    async def _serve(self, tunnels: TaskGroup) -> None:
+        presence = Presence(
+            self._relay,
+            self._identity,
+            self._params,
+            register=self._registration(),
+            while_online=lambda connection: self._be_online(connection, tunnels),
+            on_message=self._handle,
+            emit=self._emit,
+        )
+        async with anyio.create_task_group() as services:
+            await services.start(control.serve, self._home.socket("agent"), self._commands())
+            try:
+                await presence.run()
+            except Failure as failure:
+                self._failure = failure
+                services.cancel_scope.cancel()
+
+    # the relay
+
+    def _choose_relay(self, link: RelayLink | None) -> KnownRelay:
+        path = self._home.root / "agent.json"
+        if link is not None:
+            self._devices.remember_relay(link, enrolled=False)
+            write_json(path, AGENT_FILE_VERSION, {"relay": link.pin.hex()})
+        chosen = read_json(path, AGENT_FILE_VERSION)
+        for relay in self._devices.relays():
+            if chosen is not None and relay.id.hex() == chosen.get("relay"):
+                return relay
+        raise UsageError("this agent has no relay yet", "give the link that the relay printed: tuunel agent 'tuunel://...'")
+
+    def _registration(self) -> Register | None:
+        if self._link is not None and self._link.enrol is not None:
+            return Register(self._link.enrol, device_label())
+        if self._relay.enrolled:
+            return None
+        return Register(None, device_label())  # an open relay enrols without a token
+
+    async def _be_online(self, connection: HopConnection, tunnels: TaskGroup) -> None:
+        self._connection = connection
+        if not self._relay.enrolled:
+            await self._remember_enrolment()
+        ready = self._ready = ReadyPool(
+            self._relay, self._identity, self._params, make_offer=self._make_offer, serve=self._tunnels.serve, tasks=tunnels
+        )
+        try:
+            await self._send_admission()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ready.run)
+                await ready.waiting.wait()
+                if not self._announced:
+                    self._announced = True
+                    self._emit(await self._ready_event(connection))
+        finally:
+            self._connection = self._ready = None
+
+    async def _remember_enrolment(self) -> None:
+        link = RelayLink(self._relay.address, self._relay.id, None)
+        await to_thread.run_sync(lambda: self._devices.remember_relay(link, enrolled=True))
+        self._relay = KnownRelay(self._relay.id, self._relay.address, enrolled=True)
+
+    async def _ready_event(self, connection: HopConnection) -> Ready:
+        invite = None
+        if not self._admits_without_pairing and not self._grants.grants(int(time.time())):
+            try:
+                answer = await self._make_invite({})
+                invite = str(answer["invite"])
+            except Failure as failure:
+                self._emit(Notice(f"no invite could be made: {failure}"))
+        return Ready("agent", None, None, str(self._identity.device_id), invite, self._admit_enrolled)
+
+    def _make_offer(self) -> tuple[bytes, OfferSecrets]:
+        return make_offer(self._identity, self._relay.id, int(time.time()), ephemeral=fresh_key(), kem=MLKEM768PrivateKey.generate())
+
+    async def _handle(self, message: Message) -> None:
+        match message:
+            case Demand(want) if self._ready is not None:
+                self._ready.demand(want)
+            case Minted(request) if request in self._minting:
+                event, answers = self._minting[request]
+                answers.append(message)
+                event.set()
+            case RelayNotice(reason, tunnel_id, detail):
+                if not tunnel_id:
+                    self._emit(Notice(f"relay: {reason} {detail}"))
+            case _:
+                pass
+
+    async def _send_admission(self) -> None:
+        if self._connection is None:
+            return
+        admission = self._grants.admission(int(time.time()))
+        records = admission_records(
+            enrolled=admission.enrolled, paired=admission.paired, invites=admission.invites, revoked=admission.revoked
+        )
+        await self._connection.send(*records)
+
+    async def _grants_changed(self) -> None:
+        with suppress(Failure):  # offline: the whole list is sent when the relay is back
+            open_ids = {invite.id for invite in self._grants.open_invites(int(time.time()))}
+            for invite_id in set(self._invite_tokens) - open_ids:
+                token = self._invite_tokens.pop(invite_id)
+                if self._connection is not None:
+                    await self._connection.send(DropToken(token_hash(token)))
+            await self._send_admission()
+
+    # what a target must not be
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(networks=tuple(interface_networks()), relay=self._relay_endpoints(), listeners=known_listeners(self._home))
+
+    def _relay_endpoints(self) -> tuple[tuple[Address, int], ...]:
+        connection = self._connection
+        endpoints: set[tuple[Address, int]] = set()
+        with suppress(OSError):
+            if connection is not None:
+                peer = connection.stream.peer
+                endpoints.add((ip_address(peer.host), peer.port))
+        self._known_endpoints = tuple(endpoints) or getattr(self, "_known_endpoints", ())
+        return self._known_endpoints
+
+    # the control socket
+
+    def _commands(self) -> Mapping[str, control.Handler]:
+        return {"invite": self._make_invite, "clients": self._list_clients, "revoke": self._revoke, "status": self._status}
+
+    async def _make_invite(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        now = int(time.time())
+        lifetime = int(request.get("for") or INVITE_LIFETIME)
+        uses = int(request.get("uses") or 1)
+        targets = tuple(request.get("targets") or DEFAULT_TARGETS)
+        secret, token = secrets.token_bytes(16), secrets.token_bytes(16)
+        enrolling = RelayLink(self._relay.address, self._relay.id, token)
+        invite = Invite(enrolling, self._identity.device_id, secret)
+        minted = await self._mint(invite, uses, now + lifetime)
+        if minted.reason is not None:
+            invite = Invite(RelayLink(self._relay.address, self._relay.id, None), self._identity.device_id, secret)
+            self._emit(Notice("the relay lets this machine enrol nobody: the invite is for machines that are enrolled already"))
+        await to_thread.run_sync(
+            lambda: self._grants.make_invite(
+                secret, targets, uses=uses, expires=now + lifetime, name=str(request.get("name") or ""), now=now
+            )
+        )
+        self._invite_tokens[invite.invite_id] = token
+        await self._send_admission()
+        return {"invite": str(invite), "expires": now + lifetime, "uses": uses, "targets": list(targets)}
+
+    async def _mint(self, invite: Invite, uses: int, expires: int) -> Minted:
+        if self._connection is None or invite.relay.enrol is None:
+            raise Failure(Reason.RELAY_UNREACHABLE, detail="an invite is made with the relay's help; the agent is offline")
+        number = secrets.randbelow(2**32)
+        waiting = self._minting[number] = (anyio.Event(), [])
+        try:
+            await self._connection.send(Mint(number, token_hash(invite.relay.enrol), invite.invite_id, uses, expires))
+            with anyio.fail_after(ANSWER_TIMEOUT):
+                await waiting[0].wait()
+        except TimeoutError as error:
+            raise Failure(Reason.RELAY_UNREACHABLE, detail="the relay did not answer") from error
+        finally:
+            del self._minting[number]
+        return waiting[1][0]
+
+    async def _list_clients(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        now = int(time.time())
+        clients = [
+            {
+                "name": grant.name,
+                "device_id": str(grant.device),
+                "targets": list(grant.targets),
+                "created": grant.created,
+                "expires": grant.expires,
+            }
+            for grant in self._grants.grants(now)
+        ]
+        invites = [
+            {"id": invite.id.hex(), "name": invite.name, "uses": invite.uses, "expires": invite.expires}
+            for invite in self._grants.open_invites(now)
+        ]
+        return {"clients": clients, "invites": invites, "admits_enrolled": self._admit_enrolled}
+
+    async def _revoke(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        who = str(request.get("who", ""))
+        lost = await to_thread.run_sync(lambda: self._grants.revoke(who, int(time.time())))
+        cut = self._tunnels.cut(lost.device)
+        await self._grants_changed()
+        with suppress(Failure):
+            if self._connection is not None:
+                await self._connection.send(Unenrol(lost.device))
+        self._emit(DeviceSeen(str(lost.device), "revoked", lost.name))
+        return {"revoked": lost.name, "device_id": str(lost.device), "cut": cut}
+
+    async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "role": "agent",
+            "device_id": str(self._identity.device_id),
+            "relay": str(self._relay.address),
+            "online": self._connection is not None,
+            "tunnels": len(self._tunnels.live),
+        }

@@ -1,0 +1,90 @@
+"""Shakes hands end to end over a connection that the relay has just made a pipe: one function for each side.
+
+Source: docs/spec/end-to-end.md, docs/spec/tunnel.md (opening a tunnel).
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from tuunel.buffers import BufferPool
+from tuunel.e2e.handshake import ACCEPT_HEADER, INIT_HEADER, Initiator, InitReceived, Responder, sealed_length
+from tuunel.e2e.records import MAX_EARLY_BODY, RecordSealer
+from tuunel.e2e.wire import Intent, RecordType, Target
+from tuunel.errors import Failure, Reason, RemoteProtocolError
+from tuunel.rawstream import RawStream
+from tuunel.tunnel import Tunnel
+
+INIT_TIMEOUT = 10.0  #: seconds that an agent waits for INIT: what pairs and then says nothing must not hold a connection
+
+
+async def initiate(
+    stream: RawStream, initiator: Initiator, buffers: BufferPool, *, target: Target | None, early: bytes = b"", answer_within: float
+) -> Tunnel:
+    """The forward proxy's side: INIT, and behind it in the same write CONNECT and `early` where a target is given; then ACCEPT.
+
+    The caller has checked the agent's offer with `initiator`. Raises Failure: TUNNEL_LOST without an answer in `answer_within`
+    seconds, the agent's refusal, or PeerMismatch. The stream is closed when it raises.
+    """
+    flight = initiator.init(Intent.STANDBY if target is None else Intent.CONNECT)
+    if target is not None:
+        flight += _connect_flight(initiator.sealer, target, early)
+    try:
+        with anyio.fail_after(answer_within):
+            started = time.monotonic()
+            await stream.send_all(flight)
+            label = initiator.receive_accept(await _receive_message(stream, ACCEPT_HEADER))
+    except BaseException as error:
+        stream.reset()
+        initiator.close()
+        if isinstance(error, TimeoutError | OSError | anyio.IncompleteRead | RemoteProtocolError):
+            raise Failure(Reason.TUNNEL_LOST, detail=_why(error)) from error
+        raise
+    tunnel = Tunnel(stream, initiator.sealer, initiator.opener, buffers, initiator.tunnel_id)
+    tunnel.rtt = time.monotonic() - started
+    tunnel.peer_label = label
+    return tunnel
+
+
+def _connect_flight(sealer: RecordSealer, target: Target, early: bytes) -> bytes:
+    chunks = (early[start : start + MAX_EARLY_BODY] for start in range(0, len(early), MAX_EARLY_BODY))
+    return sealer.seal(RecordType.CONNECT, target.encode()) + b"".join(sealer.seal(RecordType.DATA, chunk) for chunk in chunks)
+
+
+async def respond(
+    stream: RawStream, responder: Responder, buffers: BufferPool, *, admit: Callable[[InitReceived], Awaitable[None]], label: str
+) -> tuple[Tunnel, InitReceived]:
+    """The agent's side: INIT, then `admit` decides on who sent it (it raises Failure to refuse), then ACCEPT.
+
+    Raises that Failure after having sent the refusal; RemoteProtocolError for an INIT that proves nothing; TimeoutError and OSError.
+    The stream is closed when it raises.
+    """
+    try:
+        with anyio.fail_after(INIT_TIMEOUT):
+            received = responder.receive_init(await _receive_message(stream, INIT_HEADER))
+        try:
+            await admit(received)
+        except Failure as refusal:
+            await stream.send_all(responder.refuse(refusal.reason))
+            await stream.aclose()
+            raise
+        await stream.send_all(responder.accept(label))
+    except BaseException:
+        stream.reset()
+        responder.close()
+        raise
+    return Tunnel(stream, responder.sealer, responder.opener, buffers, responder.tunnel_id), received
+
+
+async def _receive_message(stream: RawStream, header: int) -> bytes:
+    head = await stream.receive_exactly(header)
+    return head + await stream.receive_exactly(sealed_length(head))
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "the agent did not answer the handshake"
+    if isinstance(error, RemoteProtocolError):
+        return f"the answer to the handshake is worthless ({error})"
+    return "the connection ended during the handshake"

@@ -1,0 +1,41 @@
+"""Where the tuunel roles of one state directory listen: no guest may be let in there, for he would inherit this machine's own pairings.
+
+Source: docs/spec/policy.md (never allowed unless named).
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+from tuunel.address import HostPort
+from tuunel.policy import Address
+from tuunel.settings import Home
+
+_SUFFIX = ".listen"
+
+
+@contextmanager
+def announced(home: Home, role: str, addresses: Iterable[HostPort]) -> Iterator[None]:
+    """Make `addresses` known as this role's listeners. After a crash they stay known, and refused, until the role's next start."""
+    path = home.run_dir / (role + _SUFFIX)
+    path.write_text(json.dumps([str(address) for address in addresses]), encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def known_listeners(home: Home) -> tuple[tuple[Address, int], ...]:
+    """Address and port of every listener of a tuunel role in this state directory."""
+    found: list[tuple[Address, int]] = []
+    for path in home.run_dir.glob("*" + _SUFFIX):
+        with suppress(FileNotFoundError):
+            found += _read(path)
+    return tuple(found)
+
+
+def _read(path: Path) -> list[tuple[Address, int]]:
+    endpoints = [HostPort.parse(text) for text in json.loads(path.read_text(encoding="utf-8"))]
+    return [(ip_address(endpoint.host), endpoint.port) for endpoint in endpoints]

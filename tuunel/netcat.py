@@ -1,0 +1,170 @@
+"""`tuunel nc`: standard input and output to a target behind a device, byte-exact, as ssh's ProxyCommand wants it.
+
+A running proxy of the same TUUNEL_HOME does the work when there is one: its warm tunnels answer sooner, and this process
+then needs nothing but the standard library (imports are most of its start-up time). Without one, a tunnel is opened here.
+"""
+
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+
+from tuunel.address import HostPort, parse_tuunel_name
+from tuunel.control import call
+from tuunel.errors import Failure, NotRunning, Reason, Speaker, TuunelError, UsageError
+from tuunel.frontdoor import CONNECTION_HEADER, parse_proxy_status
+from tuunel.settings import Home
+
+USAGE = """\
+usage: tuunel nc HOST PORT
+       tuunel nc HOST:PORT
+
+Connects standard input and output to PORT of HOST, a .tuunel name or the bare name of a device:
+  ssh -o ProxyCommand='tuunel nc %h %p' me@home.tuunel
+"""
+_CHUNK = 256 * 1024  #: one pipe's or socket buffer's worth: larger reads gain nothing
+_MAX_RESPONSE_HEAD = 64 * 1024  #: what the front doors send is far smaller; more is not our proxy
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `tuunel nc` with the words behind `nc`; returns the exit code and has told the person on standard error."""
+    if any(word in {"-h", "--help"} for word in arguments):
+        sys.stdout.write(USAGE)
+        return 0
+    try:
+        target = parse_arguments(arguments)
+        return run(target.host, target.port)
+    except TuunelError as error:
+        speaker = f"{error.speaker}: " if isinstance(error, Failure) else ""
+        sys.stderr.write(f"tuunel nc: {speaker}{error}\n")
+        if error.advice:
+            sys.stderr.write(f"  {error.advice}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse_arguments(arguments: Sequence[str]) -> HostPort:
+    """Read `HOST PORT` or `HOST:PORT`; a bare NAME becomes NAME.tuunel. Raises UsageError for everything else."""
+    match list(arguments):
+        case [host, port]:
+            target = HostPort.parse(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        case [both]:
+            target = HostPort.parse(both)
+        case _:
+            raise UsageError("nc takes a host and a port", "for example: tuunel nc home.tuunel 22")
+    host = target.host if "." in target.host.rstrip(".") else f"{target.host.rstrip('.')}.tuunel"
+    if ":" in host or parse_tuunel_name(host) is None:
+        raise UsageError(f"{target.host} is not a .tuunel name", "nc never connects directly; use NAME.tuunel or HOST.NAME.tuunel")
+    return HostPort(host, target.port)
+
+
+def run(host: str, port: int) -> int:
+    """Connect standard input and output to `host:port`; returns 0 when both directions ended with an end-of-file.
+
+    Raises Failure when the target could not be connected, or the connection was cut before its end.
+    """
+    home = Home.find()
+    target = HostPort(host, port)
+    try:
+        return _through_proxy(home, target)
+    except NotRunning:
+        from tuunel.netcat_alone import through_own_tunnel  # noqa: PLC0415  needs anyio and cryptography: slow to import
+
+        return through_own_tunnel(home, target)
+
+
+def _through_proxy(home: Home, target: HostPort) -> int:
+    path = home.socket("proxy")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        try:
+            door.connect(os.fspath(path))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NotRunning("no proxy is running here") from error
+        connection, first = _connect(door, target)
+        if not copy_standard_streams(door, first):
+            raise Failure(Reason.TUNNEL_LOST, detail="the connection was cut")
+        # A unix socket has no reset: what looks like an end may be a cut, and only the proxy knows.
+        outcome = call(path, "outcome", connection=connection)
+        if outcome["reason"] != "done":
+            raise Failure(Reason.TUNNEL_LOST, detail="the connection was cut")
+        return 0
+
+
+def _connect(door: socket.socket, target: HostPort) -> tuple[int, bytes]:
+    door.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode("ascii"))
+    head = b""
+    while b"\r\n\r\n" not in head:
+        chunk = door.recv(_CHUNK)
+        if not chunk or len(head) > _MAX_RESPONSE_HEAD:
+            raise Failure(Reason.TUNNEL_LOST, detail="the proxy ended before it answered")
+        head += chunk
+    head, _, first = head.partition(b"\r\n\r\n")
+    status, headers = _parse_head(head.decode("latin-1"))
+    if status == 200:
+        return int(headers[CONNECTION_HEADER.lower()]), first
+    known = parse_proxy_status(headers.get("proxy-status", ""))
+    speaker, reason, detail = known if known else (Speaker.LOCAL, Reason.INTERNAL, f"the proxy answered {status}")
+    raise Failure(reason, speaker, detail)
+
+
+def _parse_head(head: str) -> tuple[int, dict[str, str]]:
+    status_line, *lines = head.split("\r\n")
+    fields = (line.partition(":") for line in lines)
+    return int(status_line.split(" ")[1]), {name.strip().lower(): value.strip() for name, _, value in fields}
+
+
+def copy_standard_streams(connection: socket.socket, first: bytes = b"") -> bool:
+    """Copy standard input to the blocking `connection` and back to standard output until both directions have ended.
+
+    Returns True when both ended with an end-of-file, False when the connection was cut (also when its far end closed it
+    whole while standard input was still open). `first` is written to standard output before anything else.
+    """
+    upload = _Upload(connection)
+    upload.start()
+    try:
+        _write_out(first)
+        while chunk := connection.recv(_CHUNK):
+            _write_out(chunk)
+    except OSError:
+        return False
+    _end_standard_output()
+    return upload.wait()
+
+
+class _Upload(threading.Thread):
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(daemon=True)  # a read of standard input cannot be interrupted: it must not keep the process
+        self._connection = connection
+        self._ended = False
+
+    def run(self) -> None:
+        try:
+            while chunk := os.read(0, _CHUNK):
+                self._connection.sendall(chunk)
+            self._ended = True
+            self._connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+    def wait(self) -> bool:
+        """Wait for the end of standard input, or for the far end to close the connection whole; True for the former."""
+        watch = select.poll()
+        watch.register(self._connection, 0)  # a hang-up is reported without being asked for
+        watch.poll()
+        return self._ended
+
+
+def _end_standard_output() -> None:
+    # Whoever reads it must see the end now, not when standard input ends too: ssh waits for one before it sends the other.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+def _write_out(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]

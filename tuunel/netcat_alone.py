@@ -1,0 +1,58 @@
+"""What `tuunel nc` does when no proxy runs: one tunnel of its own, opened and pumped in a second thread."""
+
+import socket
+import threading
+from concurrent.futures import Future
+
+import anyio
+
+from tuunel.address import HostPort
+from tuunel.buffers import BufferPool
+from tuunel.devices import Devices
+from tuunel.errors import Failure, Reason
+from tuunel.events import Traffic
+from tuunel.identity import IdentityKey
+from tuunel.netcat import copy_standard_streams
+from tuunel.pool import TunnelPool
+from tuunel.pump import copy_both_ways
+from tuunel.rawstream import RawStream
+from tuunel.routing import resolve_name
+from tuunel.settings import Home
+
+
+def through_own_tunnel(home: Home, target: HostPort) -> int:
+    """Connect standard input and output to `target` by a tunnel of this process; see `netcat.run` for the promises."""
+    ours, theirs = socket.socketpair()
+    connected: Future[None] = Future()
+    pumped: Future[str] = Future()
+    thread = threading.Thread(target=_run_tunnel, args=(home, target, theirs, connected, pumped), daemon=True)
+    thread.start()
+    with ours:
+        connected.result()
+        ended = copy_standard_streams(ours)
+        if not ended or pumped.result() != "done":
+            raise Failure(Reason.TUNNEL_LOST, detail="the connection was cut")
+    return 0
+
+
+def _run_tunnel(home: Home, target: HostPort, inner: socket.socket, connected: "Future[None]", pumped: "Future[str]") -> None:
+    try:
+        anyio.run(_pump_tunnel, home, target, inner, connected, pumped)
+    except BaseException as error:  # the other thread waits on one of the two futures, whatever happened here
+        waiting = pumped if connected.done() else connected
+        waiting.set_exception(error)
+
+
+async def _pump_tunnel(home: Home, target: HostPort, inner: socket.socket, connected: "Future[None]", pumped: "Future[str]") -> None:
+    identity = IdentityKey.load_or_create(home.identity_key)
+    device, host = resolve_name(Devices(home.devices_file), target.host)
+    inner.setblocking(False)
+    buffers = BufferPool()
+    async with TunnelPool(identity, buffers, warm=0) as tunnels:
+        tunnel, _ = await tunnels.connect(device, HostPort(host, target.port))
+        connected.set_result(None)
+        stream = RawStream(inner)
+        end = await copy_both_ways(stream, tunnel, Traffic(), buffers)
+        pumped.set_result(end)
+        await tunnel.aclose()
+        stream.close()

@@ -1,0 +1,241 @@
+"""The forward side's tunnels: opened on demand, with standbys kept ready for devices in use.
+
+Source: docs/spec/tunnel.md (opening a tunnel, standby).
+"""
+
+import os
+import time
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+
+from tuunel.address import HostPort
+from tuunel.buffers import BufferPool
+from tuunel.devices import Device, KnownRelay
+from tuunel.e2e.handshake import Initiator
+from tuunel.e2e.wire import Command, Target
+from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
+from tuunel.establish import initiate
+from tuunel.identity import DeviceID, IdentityKey
+from tuunel.links import Invite
+from tuunel.liveness import watch_tunnels
+from tuunel.rawstream import RawStream, send_bytes
+from tuunel.relay.client import HopConnection, device_label, fresh_key
+from tuunel.relay.dialpool import DialPool
+from tuunel.relay.wire import HopError, Open, PairedForward, Params, Role
+from tuunel.shelf import Shelf
+from tuunel.tunnel import Tunnel
+
+ATTEMPTS: Final = 3  #: tunnels tried for one request, while nothing of the app has been sent
+STANDBY: Final = 2  #: tunnels kept ready for a device in use
+LARGEST_STANDBY: Final = 16
+STANDBY_LIFETIME: Final = 60.0  #: seconds after a device's last use until its standbys are dropped
+LEAST_PATIENCE: Final = 3.0  #: seconds to wait for a tunnel's first sign of life, at least; four round trips where those are longer
+
+#: What another relay of the same device may do better.
+_RELAY_REASONS: Final = frozenset({
+    Reason.RELAY_UNREACHABLE, Reason.RELAY_UNTRUSTED, Reason.PEER_UNAVAILABLE, Reason.OPEN_TIMEOUT, Reason.DEVICE_UNKNOWN,
+    Reason.DEVICE_BANNED, Reason.QUOTA, Reason.RATE_LIMITED, Reason.SHUTDOWN, Reason.VERSION,
+})  # fmt: skip
+
+
+class _Standbys:
+    """The standbys of one device."""
+
+    def __init__(self, device: Device, waiting: Shelf[Tunnel]) -> None:
+        self.device = device
+        self.waiting = waiting
+        self.wanted = STANDBY
+        self.used = time.monotonic()
+        self.filling = False
+
+
+class TunnelPool:
+    """Opens tunnels from this machine to devices. An async context manager: leaving it cuts every tunnel and connection.
+
+    `warm` is how many DIAL connections wait at each relay in use; with 0 (one-shot commands) nothing is kept ready at all.
+    """
+
+    def __init__(self, identity: IdentityKey, buffers: BufferPool, *, warm: int) -> None:
+        self._identity = identity
+        self._buffers = buffers
+        self._warm = warm
+        self._params = Params(Role.FORWARD, os.urandom(16))
+        self._dials: dict[bytes, DialPool] = {}
+        self._standbys: dict[DeviceID, _Standbys] = {}
+        self._rtt: dict[DeviceID, float] = {}
+        self._live: set[Tunnel] = set()
+
+    @property
+    def params(self) -> Params:
+        """What this process's connections to relays say of themselves."""
+        return self._params
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(watch_tunnels, self._live, self._tasks)
+        self._tasks.start_soon(self._age_standbys)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
+        """Cut everything."""
+        self._tasks.cancel_scope.cancel()
+        for tunnel in list(self._live):
+            tunnel.reset()
+        return await self._tasks.__aexit__(kind, error, trace)
+
+    def dial_pool(self, relay: KnownRelay) -> DialPool:
+        """The connections that wait at `relay`; made at the first call, filled by use or `fill`."""
+        if relay.id not in self._dials:
+            self._dials[relay.id] = DialPool(relay, self._identity, self._params, self._tasks, smallest=self._warm)
+        return self._dials[relay.id]
+
+    async def connect(self, device: Device, target: HostPort, early: bytes = b"") -> tuple[Tunnel, HostPort]:
+        """A tunnel to `device` whose agent has connected `target`, and the address that the agent's socket there is bound to.
+
+        `early` are app bytes that may travel with the request; they have been handed over when this returns. The caller owns the tunnel and closes it. Raises Failure. An attempt that carried `early` is not repeated.
+        """
+        request = Target(Command.TCP, target.host, target.port)
+        for attempt in range(1, ATTEMPTS + 1):
+            tunnel = await self._take_standby(device.id)
+            held = early if tunnel else b""
+            try:
+                if tunnel:
+                    await self._ask(tunnel, request)
+                else:
+                    tunnel = await self._open(device, request, early)
+                bound = await self._await_answer(tunnel, device.id)
+                if held:
+                    await send_bytes(tunnel, self._buffers, held)
+            except Failure as failure:
+                spent = early and not held
+                if failure.reason is not Reason.TUNNEL_LOST or spent or attempt == ATTEMPTS:
+                    raise
+            else:
+                self._note_use(device)
+                return tunnel, bound
+        raise AssertionError  # the loop returns or raises
+
+    async def prove(self, device: Device, invite: Invite) -> str:
+        """Use up `invite` at the agent: it grants this machine access. Returns what the agent's machine calls itself. Raises Failure."""
+        tunnel = await self._open_by(device.relays[0], self._initiator(device, device.relays[0], invite), None, b"", device)
+        tunnel.reset()
+        return tunnel.peer_label
+
+    async def _ask(self, tunnel: Tunnel, request: Target) -> None:
+        try:
+            await tunnel.request(request)
+        except OSError as error:
+            tunnel.reset()
+            raise Failure(Reason.TUNNEL_LOST, detail=str(error)) from error
+
+    async def _await_answer(self, tunnel: Tunnel, device: DeviceID) -> HostPort:
+        try:
+            return await tunnel.answer(self._patience(device))
+        except BaseException:
+            tunnel.reset()
+            raise
+
+    async def _open(self, device: Device, request: Target | None, early: bytes) -> Tunnel:
+        for relay in device.relays[:-1]:
+            try:
+                return await self._open_by(relay, self._initiator(device, relay), request, early, device)
+            except Failure as failure:
+                if failure.reason not in _RELAY_REASONS:
+                    raise
+        relay = device.relays[-1]
+        return await self._open_by(relay, self._initiator(device, relay), request, early, device)
+
+    async def _open_by(self, relay: KnownRelay, initiator: Initiator, request: Target | None, early: bytes, device: Device) -> Tunnel:
+        dials = self.dial_pool(relay)
+        connection, answer = await dials.open(Open(initiator.open_message()))
+        if isinstance(answer, HopError):
+            dials.give_back(connection)
+            raise Failure(answer.reason, Speaker.RELAY, answer.detail, retry_after=answer.retry_after)
+        try:
+            stream = _pipe(connection, answer, initiator)
+        except BaseException:
+            connection.stream.reset()
+            raise
+        tunnel = await initiate(stream, initiator, self._buffers, target=request, early=early, answer_within=self._patience(device.id))
+        self._live.add(tunnel)
+        if tunnel.rtt is not None:
+            self._rtt[device.id] = tunnel.rtt
+        return tunnel
+
+    def _initiator(self, device: Device, relay: KnownRelay, invite: Invite | None = None) -> Initiator:
+        return Initiator(
+            self._identity,
+            device.id,
+            relay.id,
+            int(time.time()),
+            ephemeral=fresh_key(),
+            buffers=self._buffers,
+            invite=invite,
+            label=device_label(),
+        )
+
+    def _patience(self, device: DeviceID) -> float:
+        return max(LEAST_PATIENCE, 4 * self._rtt.get(device, 0.0))
+
+    # standbys
+
+    def _note_use(self, device: Device) -> None:
+        if not self._warm:
+            return
+        if device.id not in self._standbys:
+            self._standbys[device.id] = _Standbys(device, Shelf(self._tasks, Tunnel.rest, Tunnel.reset))
+        standbys = self._standbys[device.id]
+        standbys.device = device
+        standbys.used = time.monotonic()
+        self._fill(standbys)
+
+    async def _take_standby(self, device: DeviceID) -> Tunnel | None:
+        standbys = self._standbys.get(device)
+        if standbys is None:
+            return None
+        while (tunnel := await standbys.waiting.take()) is not None:
+            if not tunnel.broken():
+                return tunnel
+            tunnel.reset()
+        standbys.wanted = min(standbys.wanted * 2, LARGEST_STANDBY)
+        return None
+
+    def _fill(self, standbys: _Standbys) -> None:
+        if not standbys.filling and len(standbys.waiting) < standbys.wanted:
+            standbys.filling = True
+            self._tasks.start_soon(self._fill_now, standbys)
+
+    async def _fill_now(self, standbys: _Standbys) -> None:
+        try:
+            while len(standbys.waiting) < standbys.wanted:
+                standbys.waiting.put(await self._open(standbys.device, None, b""))
+        except Failure:
+            standbys.wanted = STANDBY  # the next request opens its own tunnel and tells what is wrong
+        finally:
+            standbys.filling = False
+
+    async def _age_standbys(self) -> None:
+        while True:
+            await anyio.sleep(STANDBY_LIFETIME / 10)
+            now = time.monotonic()
+            for standbys in self._standbys.values():
+                if now - standbys.used > STANDBY_LIFETIME:
+                    standbys.wanted = STANDBY
+                    standbys.waiting.clear()
+
+
+def _pipe(connection: HopConnection, answer: object, initiator: Initiator) -> RawStream:
+    if not isinstance(answer, PairedForward):
+        raise Failure(Reason.PROTOCOL, detail=f"the relay answered OPEN with {type(answer).__name__}")
+    stream, surplus = connection.into_pipe()
+    if surplus:
+        raise Failure(Reason.PROTOCOL, detail="the agent spoke before it was spoken to")
+    try:
+        initiator.receive_offer(answer.offer)
+    except RemoteProtocolError as error:
+        raise Failure(Reason.PROTOCOL, detail=f"the agent's offer is worthless ({error})") from error
+    return stream

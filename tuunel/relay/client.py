@@ -1,0 +1,152 @@
+"""A device's connections to a relay: dial, hop handshake, then hop messages until the connection becomes a pipe.
+
+Source: docs/spec/hop-handshake.md, docs/spec/tunnel.md.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+
+import anyio
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tuunel.devices import KnownRelay
+from tuunel.dial import dial
+from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
+from tuunel.identity import IdentityKey
+from tuunel.rawstream import RawStream
+from tuunel.relay.handshake import DeviceHandshake, Register, Welcomed
+from tuunel.relay.protocol import HopChannel
+from tuunel.relay.wire import Message, Params, Purpose, Welcome
+
+CONNECT_TIMEOUT = 10.0  #: seconds for TCP and the hop handshake together: three round trips fit on any usable link
+
+
+class HopConnection:
+    """An authenticated connection to a relay. Several tasks may send while one receives; whoever has it last closes it.
+
+    `receive` may be cancelled without loss. `send` may not: close the connection when it was.
+    """
+
+    def __init__(self, stream: RawStream, channel: HopChannel, welcome: Welcome) -> None:
+        self.stream = stream
+        self.welcome = welcome
+        self._channel = channel
+        self._sending = anyio.Lock()
+
+    async def send(self, *messages: Message) -> None:
+        """Send `messages` in one write. Raises Failure RELAY_UNREACHABLE when the connection is gone."""
+        async with self._sending:
+            data = b"".join(self._channel.send(message) for message in messages)
+            try:
+                await self.stream.send_all(data)
+            except OSError as error:
+                raise _lost() from error
+
+    async def receive(self) -> Message:
+        """The next hop message. Raises Failure RELAY_UNREACHABLE at the connection's end, PROTOCOL for bytes that mean nothing."""
+        try:
+            while (message := self._channel.next_event()) is None:
+                data = await self.stream.receive()
+                if not data:
+                    raise _lost()
+                self._channel.receive_data(data)
+        except RemoteProtocolError as error:
+            raise Failure(Reason.PROTOCOL, detail=str(error)) from error
+        except OSError as error:
+            raise _lost() from error
+        return message
+
+    def into_pipe(self) -> tuple[RawStream, bytes]:
+        """End hop mode after PAIRED or SWITCH: the stream, now the caller's, and the bytes of the pipe that arrived already."""
+        return self.stream, self._channel.trailing_data
+
+    def close(self) -> None:
+        """Close the connection. May be called twice."""
+        self.stream.close()
+
+
+async def connect(
+    relay: KnownRelay,
+    identity: IdentityKey,
+    *,
+    purpose: Purpose,
+    params: Params,
+    register: Register | None = None,
+    first: Sequence[Message] = (),
+) -> HopConnection:
+    """Connect to `relay`, prove both identities, and send `first` in the flight that carries ours.
+
+    With `register` the device is enrolled where it is not yet; otherwise it logs in. Raises Failure: RELAY_UNREACHABLE,
+    RELAY_UNTRUSTED, PROTOCOL, VERSION, or what the relay answered. Cancellation closes the connection.
+    """
+    try:
+        with anyio.fail_after(CONNECT_TIMEOUT):
+            stream = await _dial_relay(relay)
+            try:
+                return await _shake_hands(stream, relay, identity, purpose=purpose, params=params, register=register, first=first)
+            except BaseException:
+                stream.close()
+                raise
+    except TimeoutError as error:
+        raise Failure(Reason.RELAY_UNREACHABLE, detail=f"{relay.address} did not answer within {CONNECT_TIMEOUT:.0f} s") from error
+    except OSError as error:
+        raise Failure(Reason.RELAY_UNREACHABLE, detail=f"{relay.address}: {error.strerror or error}") from error
+    except RemoteProtocolError as error:
+        raise Failure(Reason.PROTOCOL, detail=f"{relay.address}: {error}") from error
+
+
+async def _dial_relay(relay: KnownRelay) -> RawStream:
+    try:
+        return await dial(relay.address, allow=list, speaker=Speaker.LOCAL, timeout=CONNECT_TIMEOUT)
+    except Failure as failure:
+        raise Failure(Reason.RELAY_UNREACHABLE, detail=f"{relay.address}: {failure}") from failure
+
+
+async def _shake_hands(
+    stream: RawStream,
+    relay: KnownRelay,
+    identity: IdentityKey,
+    *,
+    purpose: Purpose,
+    params: Params,
+    register: Register | None,
+    first: Sequence[Message],
+) -> HopConnection:
+    handshake = DeviceHandshake(
+        pin=relay.id,
+        identity=identity,
+        register=register,
+        purpose=purpose,
+        params=params,
+        random=os.urandom,
+        ephemeral=fresh_key,
+        now=int(time.time()),
+        first=first,
+    )
+    await stream.send_all(handshake.data_to_send())
+    while True:
+        while (event := handshake.next_event()) is None:
+            data = await stream.receive()
+            if data:
+                handshake.receive_data(data)
+            else:
+                handshake.receive_eof()
+        await stream.send_all(handshake.data_to_send())
+        if isinstance(event, Welcomed):
+            return HopConnection(stream, event.channel, event.welcome)
+
+
+def fresh_key() -> ec.EllipticCurvePrivateKey:
+    """A new ephemeral P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def device_label() -> str:
+    """What this machine calls itself: a label for lists that people read, never an identity."""
+    return socket.gethostname()[:64]
+
+
+def _lost() -> Failure:
+    return Failure(Reason.RELAY_UNREACHABLE, detail="the relay closed the connection")

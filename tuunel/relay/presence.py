@@ -1,0 +1,145 @@
+"""Keeps this machine present at a relay: its CONTROL connection, re-made whenever it is lost, with backoff.
+
+Source: docs/spec/tunnel.md (CONTROL, liveness).
+"""
+
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import anyio
+
+from tuunel.backoff import Backoff
+from tuunel.devices import KnownRelay
+from tuunel.errors import Failure, Reason, Speaker
+from tuunel.events import Alarm, Emit, RelayCondition, RelayStateChanged
+from tuunel.identity import IdentityKey
+from tuunel.relay.client import HopConnection, connect
+from tuunel.relay.handshake import Register
+from tuunel.relay.wire import HopError, Message, Params, Ping, Pong, Purpose
+
+SILENCE: Final = 5.0  #: seconds without a message before a PING
+DEAD: Final = 12.0  #: seconds without a message before the connection counts as lost
+
+#: An authenticated relay said that trying again cannot help.
+FINAL: Final = frozenset({Reason.DEVICE_UNKNOWN, Reason.DEVICE_BANNED, Reason.ENROLMENT_REQUIRED, Reason.DUPLICATE_DEVICE})
+#: Whoever answers at the relay's address is not (yet) a relay that this machine can use. Final only at the very first try:
+#: later somebody on the path could otherwise stop a running agent for good.
+FINAL_AT_FIRST: Final = FINAL | {Reason.RELAY_UNTRUSTED, Reason.AUTH_FAILED, Reason.VERSION, Reason.PROTOCOL}
+
+
+class Presence:
+    """One device's standing connection to one relay.
+
+    `while_online(connection)` runs beside each CONTROL connection and is cancelled with it; `on_message` gets every message
+    that is not liveness. `emit` hears of each change of state.
+    """
+
+    def __init__(
+        self,
+        relay: KnownRelay,
+        identity: IdentityKey,
+        params: Params,
+        *,
+        register: Register | None,
+        while_online: Callable[[HopConnection], Awaitable[None]],
+        on_message: Callable[[Message], Awaitable[None]],
+        emit: Emit,
+    ) -> None:
+        self.relay = relay
+        self.online = False
+        self.rtt: float | None = None
+        self._identity = identity
+        self._params = params
+        self._register = register
+        self._while_online = while_online
+        self._on_message = on_message
+        self._emit = emit
+        self._backoff = Backoff(random.random)
+
+    async def run(self) -> None:
+        """Stay present until cancelled. Raises Failure when trying again cannot help (`FINAL`, `FINAL_AT_FIRST`)."""
+        final = FINAL_AT_FIRST
+        while True:
+            self._tell("connecting")
+            try:
+                await self._be_online()
+            except Failure as failure:
+                if self.online:
+                    final = FINAL
+                    self.online = False
+                self._tell("offline", str(failure))
+                if failure.reason is Reason.RELAY_UNTRUSTED:
+                    self._emit(Alarm(f"{self.relay.address}: {failure}"))
+                if failure.reason in final:
+                    raise
+                await anyio.sleep(max(self._backoff.next(), failure.retry_after))
+
+    async def _be_online(self) -> None:
+        connection = await connect(self.relay, self._identity, purpose=Purpose.CONTROL, params=self._params, register=self._register)
+        self._register = None
+        self._backoff.reset()
+        self.online = True
+        self._tell("online")
+        try:
+            await self._converse_beside(connection)
+        finally:
+            connection.close()
+
+    async def _converse_beside(self, connection: HopConnection) -> None:
+        failure: Failure | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._accompany, connection)
+            try:
+                await self._converse(connection)
+            except Failure as caught:
+                # raised outside the group, so that callers meet a Failure and not a group of one
+                failure = caught
+                tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _accompany(self, connection: HopConnection) -> None:
+        # a connection lost while it sends is told by the conversation, which reads from it
+        with suppress(Failure):
+            await self._while_online(connection)
+
+    async def _converse(self, connection: HopConnection) -> None:
+        heard = time.monotonic()
+        pinged: tuple[bytes, float] | None = await self._ping(connection)
+        while True:
+            deadline = heard + (DEAD if pinged else SILENCE)
+            message: Message | None = None
+            with anyio.move_on_after(max(deadline - time.monotonic(), 0)):
+                message = await connection.receive()
+            if message is None and pinged:
+                raise Failure(Reason.RELAY_UNREACHABLE, detail=f"the relay was silent for {DEAD:.0f} s")
+            if message is None:
+                pinged = await self._ping(connection)
+                continue
+            heard = time.monotonic()
+            match message:
+                case Ping(nonce):
+                    await connection.send(Pong(nonce))
+                case Pong(nonce) if pinged and nonce == pinged[0]:
+                    self.rtt = heard - pinged[1]
+                    pinged = None
+                    self._tell("online")
+                case Pong():
+                    pass
+                case HopError(reason, retry_after, detail):
+                    raise Failure(reason, Speaker.RELAY, detail, retry_after=retry_after)
+                case _:
+                    await self._on_message(message)
+
+    @staticmethod
+    async def _ping(connection: HopConnection) -> tuple[bytes, float]:
+        nonce = os.urandom(8)
+        await connection.send(Ping(nonce))
+        return nonce, time.monotonic()
+
+    def _tell(self, state: RelayCondition, detail: str = "") -> None:
+        self._emit(RelayStateChanged(str(self.relay.address), state, detail, self.rtt if state == "online" else None))

@@ -1,0 +1,198 @@
+"""The reverse proxy's tunnels: who asks is checked, what is asked for is checked, then the target is dialled and bytes are copied.
+
+Source: docs/spec/tunnel.md, docs/spec/policy.md.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+
+from tuunel.address import HostPort
+from tuunel.buffers import BufferPool
+from tuunel.dial import dial
+from tuunel.e2e.handshake import InitReceived, OfferSecrets, Responder
+from tuunel.e2e.wire import Command, Target
+from tuunel.errors import Failure, PeerMismatch, ProtocolError, Reason, Speaker, TuunelError
+from tuunel.establish import respond
+from tuunel.events import Alarm, DeviceSeen, Emit
+from tuunel.grants import Grants
+from tuunel.identity import DeviceID, IdentityKey
+from tuunel.ledger import Entry, Ledger
+from tuunel.policy import Address, Surroundings, allowed_addresses
+from tuunel.pump import PumpEnd, copy_both_ways
+from tuunel.rawstream import RawStream
+from tuunel.relay.wire import PairedAgent
+from tuunel.tunnel import Tunnel
+
+MAX_PER_CLIENT = 1024  #: tunnels of one client at a time, standbys included: one client must not take all of the agent's descriptors
+
+
+class ReverseTunnels:
+    """Serves tunnels at the agent. `surroundings` is asked at every open; `changed` is awaited when an invite was used up.
+
+    Grants are asked anew at every open, and every second while a tunnel lives: a revoke or an expiry cuts it.
+    """
+
+    def __init__(
+        self,
+        identity: IdentityKey,
+        grants: Grants,
+        *,
+        label: str,
+        surroundings: Callable[[], Surroundings],
+        changed: Callable[[], Awaitable[None]],
+        emit: Emit,
+    ) -> None:
+        self.live: set[Tunnel] = set()
+        self._identity = identity
+        self._grants = grants
+        self._label = label
+        self._surroundings = surroundings
+        self._changed = changed
+        self._emit = emit
+        self._buffers = BufferPool()
+        self._clients: dict[Tunnel, DeviceID] = {}
+        self._idle: set[Tunnel] = set()
+        self._ledger = Ledger(emit)
+
+    async def serve(self, stream: RawStream, paired: PairedAgent, secrets: OfferSecrets) -> None:
+        """Serve one tunnel from INIT to its end. Owns `stream`. Raises nothing but bugs and cancellation."""
+        try:
+            responder = Responder(self._identity, secrets, paired.public_key, paired.open, int(time.time()), buffers=self._buffers)
+            tunnel, received = await respond(stream, responder, self._buffers, admit=self._admit, label=self._label)
+        except PeerMismatch as mismatch:
+            self._emit(Alarm(str(mismatch)))
+            return
+        except (TuunelError, OSError, TimeoutError, anyio.IncompleteRead, anyio.ClosedResourceError):
+            return  # nobody to tell: the peer proved nothing, was refused, or is gone
+        self.live.add(tunnel)
+        self._clients[tunnel] = received.device
+        try:
+            await self._serve_request(tunnel, received.device)
+        finally:
+            tunnel.reset()
+            del self._clients[tunnel]
+
+    async def watch_grants(self) -> None:
+        """Cut the tunnels of clients whose grant has ended, by whatever way. Runs until cancelled."""
+        while True:
+            await anyio.sleep(1)
+            for device in set(self._clients.values()):
+                try:
+                    self._grants.admit(device, int(time.time()))
+                except Failure:
+                    self.cut(device)
+
+    def cut(self, device: DeviceID) -> int:
+        """Cut every tunnel of `device`: how many."""
+        tunnels = [tunnel for tunnel, client in self._clients.items() if client == device]
+        for tunnel in tunnels:
+            tunnel.reset(Reason.POLICY_REVOKED)
+        return len(tunnels)
+
+    def drop_idle(self) -> None:
+        """Cut the tunnels that only wait for a request."""
+        for tunnel in self._idle:
+            tunnel.reset(Reason.SHUTDOWN)
+
+    async def _admit(self, received: InitReceived) -> None:
+        now = int(time.time())
+        if received.invite_id is not None and received.proof is not None:
+            redeem = partial(
+                self._grants.redeem, received.invite_id, received.proof, received.t3, received.device, label=received.label, now=now
+            )
+            grant = await to_thread.run_sync(redeem)
+            self._emit(DeviceSeen(str(grant.device), "paired", grant.name))
+            await self._changed()
+        else:
+            self._grants.admit(received.device, now)
+        if sum(client == received.device for client in self._clients.values()) >= MAX_PER_CLIENT:
+            raise Failure(Reason.LIMIT, Speaker.AGENT, f"{MAX_PER_CLIENT} tunnels of one client")
+
+    async def _serve_request(self, tunnel: Tunnel, device: DeviceID) -> None:
+        self._idle.add(tunnel)
+        try:
+            target = await tunnel.requested()
+        except (OSError, ProtocolError, anyio.ClosedResourceError):
+            return  # a standby that was not needed
+        finally:
+            self._idle.discard(tunnel)
+        place = str(HostPort(target.host or "localhost", target.port))
+        entry = self._ledger.open(place, device=self._name(device), door="tunnel", path="relay")
+        try:
+            with entry.failing():
+                end = await self._carry(tunnel, device, target, entry)
+        except (Failure, OSError, ProtocolError, anyio.ClosedResourceError):
+            return  # told to the forward proxy where it can be told, and written into the ledger
+        entry.end(end, tunnel.cut_reason)
+
+    async def _carry(self, tunnel: Tunnel, device: DeviceID, target: Target, entry: Entry) -> str:
+        early = bytearray()
+        try:
+            stream = await self._dial_beside(tunnel, device, target, early)
+        except Failure as failure:
+            await tunnel.answer_error(failure.reason, failure.detail)
+            await tunnel.stream.aclose()
+            raise
+        try:
+            await tunnel.answer_connected(stream.local)
+            entry.connected(tunnel.id)
+            await stream.send_all(bytes(early))
+            entry.traffic.up += len(early)
+        except BaseException:
+            stream.reset()
+            raise
+        end = await copy_both_ways(tunnel, stream, entry.traffic, self._buffers)
+        if end is PumpEnd.DONE:
+            await stream.aclose()
+            await tunnel.aclose()
+        return str(end)
+
+    async def _dial_beside(self, tunnel: Tunnel, device: DeviceID, target: Target, early: bytearray) -> RawStream:
+        result: list[RawStream | Exception] = []
+
+        async def attempt(tasks: TaskGroup) -> None:
+            try:
+                result.append(await self._dial(device, target))
+            except TuunelError as error:
+                result.append(error)
+            tasks.cancel_scope.cancel()
+
+        async def listen(tasks: TaskGroup) -> None:
+            try:
+                await tunnel.collect_early(early)
+            except OSError as error:
+                result.append(error)
+                tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(attempt, tasks)
+            tasks.start_soon(listen, tasks)
+        streams = [each for each in result if isinstance(each, RawStream)]
+        errors = [each for each in result if isinstance(each, Exception)]
+        if errors:
+            for stream in streams:
+                stream.reset()
+            raise errors[0]
+        return streams[0]
+
+    async def _dial(self, device: DeviceID, target: Target) -> RawStream:
+        if target.command is not Command.TCP:
+            raise Failure(Reason.UNSUPPORTED, Speaker.AGENT)
+        grant = self._grants.admit(device, int(time.time()))
+        around = self._surroundings()
+
+        def allow(addresses: list[Address]) -> list[Address]:
+            return allowed_addresses(grant.targets, target.host, target.port, addresses, around)
+
+        return await dial(HostPort(target.host, target.port), allow=allow, speaker=Speaker.AGENT)
+
+    def _name(self, device: DeviceID) -> str:
+        try:
+            return self._grants.admit(device, int(time.time())).name
+        except Failure:
+            return str(device)

@@ -1,0 +1,70 @@
+"""Things that wait for their use, each looked after by a task of its own until somebody takes it or it spoils."""
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from tuunel.errors import Failure
+
+Item = TypeVar("Item")
+
+
+class _Place(Generic[Item]):
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.care = anyio.CancelScope()
+        self.empty = anyio.Event()
+
+
+class Shelf(Generic[Item]):
+    """Keeps items; `care(item)` runs for each in `tasks` while it waits. An item whose care ends or fails is given to `discard`.
+
+    `care` may be cancelled at any wait: it shields what must be whole. `discard` must not wait.
+    """
+
+    def __init__(self, tasks: TaskGroup, care: Callable[[Item], Awaitable[None]], discard: Callable[[Item], None]) -> None:
+        self._tasks = tasks
+        self._care = care
+        self._discard = discard
+        self._places: list[_Place[Item]] = []
+
+    def __len__(self) -> int:
+        """How many items wait."""
+        return len(self._places)
+
+    def put(self, item: Item) -> None:
+        """Take over `item`."""
+        place = _Place(item)
+        self._places.append(place)
+        self._tasks.start_soon(self._look_after, place)
+
+    async def take(self) -> Item | None:
+        """The item put last, now the caller's; None when nothing waits."""
+        if not self._places:
+            return None
+        place = self._places.pop()
+        place.care.cancel()
+        with anyio.CancelScope(shield=True):  # short, and an item taken but not handed on would be lost
+            await place.empty.wait()
+        return place.item
+
+    def clear(self) -> None:
+        """Discard everything."""
+        while self._places:
+            place = self._places.pop()
+            place.care.cancel()
+            self._discard(place.item)
+
+    async def _look_after(self, place: _Place[Item]) -> None:
+        try:
+            with place.care:
+                await self._care(place.item)
+        except (Failure, OSError, anyio.ClosedResourceError):
+            pass  # spoilt
+        finally:
+            if place in self._places:
+                self._places.remove(place)
+                self._discard(place.item)
+            place.empty.set()
