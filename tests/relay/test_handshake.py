@@ -30,7 +30,7 @@ from tuunel.errors import Failure, LocalProtocolError, Reason, RemoteProtocolErr
 from tuunel.identity import IdentityKey
 from tuunel.relay import handshake
 from tuunel.relay.certificates import DAY, make_leaf
-from tuunel.relay.framing import frame
+from tuunel.relay.framing import MAX_RECORD, frame
 from tuunel.relay.handshake import DeviceHandshake, DeviceIdentified, Register, RelayAuthenticated, RelayHandshake, Welcomed
 from tuunel.relay.handshake_wire import (
     DEVICE_AUTH,
@@ -184,6 +184,18 @@ def test_a_recorded_relay_cannot_be_replayed_to_another_connection() -> None:
     assert d.data_to_send() == b""
 
 
+def test_a_relay_that_takes_smaller_records_than_this_version_sends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    d, r = device(), relay()
+    r.receive_data(d.data_to_send())
+    with monkeypatch.context() as patched:
+        patched.setattr(handshake, "MAX_RECORD", MAX_RECORD - 1)
+        r.next_event()
+    d.receive_data(r.data_to_send())
+    with pytest.raises(RemoteProtocolError, match="smaller records"):
+        d.next_event()
+    assert d.data_to_send() == b""
+
+
 # The device proves itself
 
 
@@ -220,6 +232,16 @@ def test_a_registration_of_another_key_than_the_retained_one_is_refused() -> Non
     r = relay()
     identified(device(identity=AGENT), r)
     with pytest.raises(RemoteProtocolError):
+        r.verify(IDENTITY.public_bytes)
+
+
+def test_a_registration_does_not_smuggle_in_a_second_key() -> None:
+    """The ID and the signature are this device's, the key to be stored is another's."""
+    identity = IdentityKey(key(0x1D))
+    identity.public_bytes = AGENT.public_bytes
+    r = relay()
+    assert identified(device(identity=identity), r).device_id == IDENTITY.device_id
+    with pytest.raises(RemoteProtocolError, match="another key"):
         r.verify(IDENTITY.public_bytes)
 
 
