@@ -46,7 +46,6 @@ def _run_tunnel(home: Home, target: HostPort, inner: socket.socket, connected: "
 async def _pump_tunnel(home: Home, target: HostPort, inner: socket.socket, connected: "Future[None]", pumped: "Future[str]") -> None:
     identity = IdentityKey.load_or_create(home.identity_key)
     device, host = resolve_name(Devices(home.devices_file), target.host)
-    inner.setblocking(False)
     buffers = BufferPool()
     async with TunnelPool(identity, buffers, warm=0) as tunnels:
         tunnel, _ = await tunnels.connect(device, HostPort(host, target.port))

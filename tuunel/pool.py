@@ -96,7 +96,8 @@ class TunnelPool:
     async def connect(self, device: Device, target: HostPort, early: bytes = b"") -> tuple[Tunnel, HostPort]:
         """A tunnel to `device` whose agent has connected `target`, and the address that the agent's socket there is bound to.
 
-        `early` are app bytes that may travel with the request; they have been handed over when this returns. The caller owns the tunnel and closes it. Raises Failure. An attempt that carried `early` is not repeated.
+        `early` are app bytes that may travel with the request; they have been handed over when this returns. An attempt that carried
+        them is not repeated. The caller owns the tunnel and closes it. Raises Failure.
         """
         request = Target(Command.TCP, target.host, target.port)
         for attempt in range(1, ATTEMPTS + 1):
