@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.relay.hops import AGENT, IDENTITY, OFFER, OPEN, channels, cut, opening, tell
+from tests.relay.hops import AGENT, IDENTITY, LIMITS, NOW, OBSERVED, OFFER, OPEN, channels, cut, opening, tell
 from tuunel.errors import LocalProtocolError, Reason, RemoteProtocolError
+from tuunel.hkdf import AeadKey
 from tuunel.relay.framing import MAX_RECORD, Sealer
 from tuunel.relay.protocol import RULES, HopChannel, State, may_carry
 from tuunel.relay.wire import (
@@ -29,6 +30,7 @@ from tuunel.relay.wire import (
     Side,
     Switch,
     Unenrol,
+    Welcome,
     encode_message,
 )
 
@@ -57,7 +59,7 @@ def test_what_one_end_may_say_the_other_end_takes() -> None:
             peer = RULES[Side.RELAY, purpose, role]
             for state, (send, receive) in states.items():
                 their_send, their_receive = peer[state]
-                assert send.items() <= their_receive.items() or state is State.OFFERED
+                assert send.items() <= their_receive.items()
                 assert their_send.items() <= receive.items()
 
 
@@ -259,13 +261,26 @@ def test_nothing_is_paired_without_an_offer() -> None:
 
 
 def test_the_relays_first_word_is_its_verdict() -> None:
-    keys = channels(Purpose.CONTROL)[1]._sealer._key
+    keys = AeadKey(bytes(32), bytes(12))
     r = HopChannel(Side.RELAY, Purpose.CONTROL, Role.AGENT, send_key=keys, receive_key=keys)
-    with pytest.raises(LocalProtocolError):
-        r.send(PING)
+    for message in (PING, Demand(1)):
+        with pytest.raises(LocalProtocolError):
+            r.send(message)
     d = HopChannel(Side.DEVICE, Purpose.CONTROL, Role.AGENT, send_key=keys, receive_key=keys)
     d.receive_data(Sealer(keys).seal(encode_message(PING)))
-    with pytest.raises(RemoteProtocolError, match="first word"):
+    with pytest.raises(RemoteProtocolError, match="not allowed"):
+        d.next_event()
+
+
+def test_there_is_one_welcome() -> None:
+    d, r = channels(Purpose.CONTROL)
+    welcome = Welcome(IDENTITY.device_id, OBSERVED, NOW, LIMITS)
+    with pytest.raises(LocalProtocolError):
+        r.send(welcome)
+    with pytest.raises(LocalProtocolError):
+        d.send(welcome)
+    d.receive_data(forced(r, welcome))
+    with pytest.raises(RemoteProtocolError):
         d.next_event()
 
 

@@ -141,18 +141,21 @@ class HopChannel:
         after = self._after_sending(type(message))
         record = self._sealer.seal(encode_message(message))
         self._state = after
+        self._welcomed = self._welcomed or self._side is Side.RELAY
         return record
 
     def _after_sending(self, kind: type[Message]) -> State:
-        if self._side is Side.RELAY and not self._welcomed and self._state is not State.CLOSED:
-            if kind not in (Welcome, HopError):
-                raise LocalProtocolError("the relay's first word is WELCOME or ERROR")
-            self._welcomed = True
-            return self._state if kind is Welcome else State.CLOSED
-        moves, _ = self._rules.get(self._state, _NO_MOVES)
+        if self._side is Side.RELAY and not self._welcomed:
+            moves = self._verdict()
+        else:
+            moves, _ = self._rules.get(self._state, _NO_MOVES)
         if kind not in moves:
             raise LocalProtocolError(f"{kind.__name__} may not be sent in state {self._state.name}")
         return moves[kind]
+
+    def _verdict(self) -> Moves:
+        """What the relay says first."""
+        return {} if self._state is State.CLOSED else {Welcome: self._state, HopError: State.CLOSED}
 
     def receive_data(self, data: bytes) -> None:
         """Add bytes from the peer; call `next_event` until it returns None."""
@@ -191,15 +194,14 @@ class HopChannel:
             return None
         message = decode_message(self._opener.open(payload))
         self._state = self._after_receiving(type(message))
+        self._welcomed = self._welcomed or self._side is Side.DEVICE
         return message
 
     def _after_receiving(self, kind: type[Message]) -> State:
         if self._side is Side.DEVICE and not self._welcomed:
-            if kind not in (Welcome, HopError):
-                raise RemoteProtocolError("the relay's first word is neither WELCOME nor ERROR")
-            self._welcomed = True
-            return self._state if kind is Welcome else State.CLOSED
-        _, moves = self._rules.get(self._state, _NO_MOVES)
+            moves = self._verdict()
+        else:
+            _, moves = self._rules.get(self._state, _NO_MOVES)
         if kind not in moves:
             raise RemoteProtocolError(f"{kind.__name__} is not allowed in state {self._state.name}")
         return moves[kind]
