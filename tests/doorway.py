@@ -1,0 +1,98 @@
+"""Front doors that really listen, in a thread with an event loop of its own; their dialer is plain TCP and can be told to fail or to wait."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.from_thread import start_blocking_portal
+
+from tuunel.buffers import BufferPool
+from tuunel.doors import FrontDoors, Outbound
+from tuunel.errors import Failure
+from tuunel.events import Traffic
+from tuunel.frontdoor import Credentials, Request
+from tuunel.rawstream import RawStream
+
+PAC = 'function FindProxyForURL(url, host) { return "DIRECT"; }\n'
+
+
+@dataclass
+class Doorway:
+    """The doors' address, what was asked of the dialer, and how each connection ended. `failure` and `waiting` tell the dialer what to do."""
+
+    address: tuple[str, int]
+    requests: list[Request] = field(default_factory=list)
+    traffic: list[Traffic] = field(default_factory=list)
+    failure: Failure | None = None
+    waiting: bool = False
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    dialling: threading.Event = field(default_factory=threading.Event)
+    _ends: list[str] = field(default_factory=list)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    async def dial(self, request: Request) -> Outbound:
+        self.requests.append(request)
+        self.dialling.set()
+        if self.waiting:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                self.cancelled.set()
+                raise
+        if self.failure:
+            raise self.failure
+        # a .tuunel name is the test's own loopback, as with an agent on this machine
+        stream = RawStream(socket.create_connection(("127.0.0.1", request.target.port)))
+        await stream.send_all(request.early)
+        traffic = Traffic()
+        self.traffic.append(traffic)
+        return Outbound(stream, traffic, self._ended, stream.local, connection=len(self.requests))
+
+    def _ended(self, how: str) -> None:
+        with self._changed:
+            self._ends.append(how)
+            self._changed.notify_all()
+
+    def ends(self, count: int = 1, deadline: float = 15.0) -> list[str]:
+        """Wait until `count` connections have ended: how each did."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self._ends) >= count, deadline), f"only {self._ends} ended"
+            return list(self._ends)
+
+
+@contextlib.contextmanager
+def doorway(backend: str, credentials: Credentials | None = None, unix: str | None = None) -> Iterator[Doorway]:
+    """Serve front doors on a loopback port, or on a unix socket at the path `unix`."""
+    listener = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+    listener.bind(unix or ("127.0.0.1", 0))
+    listener.listen(64)
+    listener.setblocking(False)
+    way = Doorway(listener.getsockname())
+    buffers = BufferPool()
+    front = FrontDoors(way.dial, pac=lambda: PAC, buffers=buffers, credentials=credentials)
+
+    async def serve(stop: anyio.Event) -> None:
+        async with anyio.create_task_group() as clients:
+
+            async def accept() -> None:
+                while True:
+                    await anyio.wait_readable(listener)
+                    clients.start_soon(front.serve_client, RawStream(listener.accept()[0]))
+
+            clients.start_soon(accept)
+            await stop.wait()
+            clients.cancel_scope.cancel()
+
+    with start_blocking_portal(backend) as portal:
+        stop = portal.call(anyio.Event)
+        served = portal.start_task_soon(serve, stop)
+        try:
+            yield way
+        finally:
+            portal.call(stop.set)
+            served.result(15)
+            listener.close()
+    assert buffers.lent == 0, "a connection kept a buffer"
