@@ -1,0 +1,63 @@
+"""The frozen vectors: made again by tuunel, and read by a decoder that shares no code with it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.e2e.decoder import RecordReader, read_handshake
+from tests.e2e.tunnels import AGENT, Stream
+from tests.e2e.vectors import PATH, make_vectors
+from tuunel.buffers import BufferPool
+from tuunel.e2e.records import RecordOpener
+from tuunel.e2e.wire import Direction
+
+VECTORS: dict[str, Any] = json.loads(PATH.read_text())
+HANDSHAKES = ("invite", "standby", "refused")
+DIRECTIONS = {"f2r": Direction.FORWARD_TO_AGENT, "r2f": Direction.AGENT_TO_FORWARD}
+BOTH = [(name, direction) for name in ("invite", "standby") for direction in DIRECTIONS]
+
+
+def test_tuunel_makes_the_frozen_bytes() -> None:
+    if AGENT.sign("test", b"1") != AGENT.sign("test", b"1"):
+        pytest.skip("this OpenSSL signs with randomness")
+    assert make_vectors(VECTORS) == VECTORS
+
+
+@pytest.mark.parametrize("name", HANDSHAKES)
+def test_a_second_decoder_derives_every_secret(name: str) -> None:
+    case = VECTORS[name]
+    derived = read_handshake(case)
+    known = {key: value.hex() if isinstance(value, bytes) else value for key, value in derived.items()}
+    assert {key: case[key] for key in known if key in case} == {key: known[key] for key in known if key in case}
+    assert {"T0", "t1", "t2", "t2c", "hs", "t3", "t4", "t5", "f2r", "r2f", "f2r_key", "r2f_key", "init_key", "accept_key"} <= case.keys()
+
+
+@pytest.mark.parametrize(("name", "direction"), BOTH)
+def test_a_second_decoder_reads_every_record(name: str, direction: str) -> None:
+    case = VECTORS[name]
+    reader = RecordReader(bytes.fromhex(case[direction]))
+    for kind, body, record in case[f"{direction}_records"]:
+        assert reader.read(bytes.fromhex(record)) == (kind, bytes.fromhex(body))
+
+
+@pytest.mark.parametrize(("name", "direction"), BOTH)
+def test_tuunel_reads_every_record(name: str, direction: str) -> None:
+    case = VECTORS[name]
+    stream = Stream(opened=False)
+    stream.opener = RecordOpener(bytes.fromhex(case[direction]), DIRECTIONS[direction], BufferPool())
+    whole = b"".join(bytes.fromhex(record) for _, _, record in case[f"{direction}_records"])
+    assert stream.feed(whole) == [(kind, bytes.fromhex(body)) for kind, body, _ in case[f"{direction}_records"]]
+
+
+def test_the_refusal_names_its_reason() -> None:
+    assert VECTORS["refused"]["refused"] == "NOT_PAIRED"
+    assert VECTORS["refused"]["status"] == 0x01
+
+
+def test_literal_bodies() -> None:
+    assert VECTORS["bodies"]["connect"] == ("01" + "0c" + b"home.example".hex() + "01bb").ljust(512, "0")
+    assert VECTORS["bodies"]["connect_localhost"] == "01000016".ljust(512, "0")
+    assert VECTORS["bodies"]["connected"] == ("09" + b"127.0.0.1".hex() + "c738").ljust(512, "0")
+    assert VECTORS["bodies"]["error"] == ("10" + "0e" + b"nobody listens".hex()).ljust(512, "0")
+    assert VECTORS["bodies"]["reset"] == "00"

@@ -1,0 +1,135 @@
+"""Makes tests/vectors/e2e.json from fixed keys: `python -m tests.e2e.vectors`. What the KEM drew once stays as it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+
+from tests.e2e.decoder import read_handshake
+from tests.e2e.tunnels import AGENT, FORWARD, INVITE, NOW, RELAY_ID, private_point
+from tuunel.address import HostPort
+from tuunel.buffers import BufferPool
+from tuunel.e2e.handshake import Initiator, Responder, encapsulate
+from tuunel.e2e.offer import make_offer
+from tuunel.e2e.records import RecordSealer
+from tuunel.e2e.wire import FIN_BODY, Command, Connected, Error, Purpose, RecordType, Reset, Target
+from tuunel.errors import Failure, Reason
+
+PATH = Path(__file__).parents[1] / "vectors" / "e2e.json"
+DERIVED = [
+    "T0", "t1", "t2", "t2c", "ecdh", "kem_secret", "hs", "init_key",
+    "init_iv", "init_plaintext", "t3", "t4", "accept_key", "accept_iv", "accept_plaintext", "t5",
+    "f2r", "f2r_key", "f2r_iv", "r2f", "r2f_key", "r2f_iv", "tunnel_id", "purpose",
+    "status", "initiator_label", "responder_label",
+]  # fmt: skip
+
+
+def make_case(name: str, fixed: dict[str, Any], *, refusal: Reason | None = None) -> dict[str, Any]:
+    """Run one handshake of the product; `fixed` holds the KEM's random part."""
+    buffers = BufferPool()
+    with_invite = name == "invite"
+    kem = MLKEM768PrivateKey.from_seed_bytes(bytes(range(64)))
+    offer, secrets = make_offer(AGENT, RELAY_ID, NOW, ephemeral=private_point(0x111), kem=kem)
+    initiator = Initiator(
+        FORWARD,
+        AGENT.device_id,
+        RELAY_ID,
+        NOW,
+        buffers,
+        ephemeral=private_point(0x222),
+        encapsulate=lambda _: (bytes.fromhex(fixed["kem_secret"]), bytes.fromhex(fixed["kem_ciphertext"])),
+        invite=INVITE if with_invite else None,
+        label="laptop",
+    )
+    opened = initiator.open_message()
+    initiator.receive_offer(offer)
+    init = initiator.init(Purpose.CONNECT if with_invite else Purpose.STANDBY)
+    responder = Responder(AGENT, secrets, FORWARD.public_bytes, opened, NOW, buffers=buffers)
+    responder.receive_init(init)
+    accept = responder.accept("home") if refusal is None else responder.refuse(refusal)
+    case: dict[str, Any] = {
+        "agent_identity": f"{0xA6E47:x}",
+        "forward_identity": f"{0xF0E:x}",
+        "agent_ephemeral": f"{0x111:x}",
+        "forward_ephemeral": f"{0x222:x}",
+        "kem_seed": bytes(range(64)).hex(),
+        "kem_ciphertext": fixed["kem_ciphertext"],
+        "offer": offer.hex(),
+        "open": opened.hex(),
+        "init": init.hex(),
+        "accept": accept.hex(),
+    }
+    if with_invite:
+        case["invite_secret"] = INVITE.secret.hex()
+    derived = read_handshake(case)
+    names = [*DERIVED, "invite_id", "proof"] if with_invite else DERIVED
+    case |= {key: derived[key].hex() if isinstance(derived[key], bytes) else derived[key] for key in names}
+    if refusal is not None:
+        try:
+            initiator.receive_accept(accept)
+        except Failure as failure:
+            case["refused"] = str(failure.reason)
+        return case
+    initiator.receive_accept(accept)
+    case["f2r_records"] = _forward_records(initiator.sealer)
+    case["r2f_records"] = _agent_records(responder.sealer)
+    return case
+
+
+def _forward_records(sealer: RecordSealer) -> list[list[Any]]:
+    return [
+        _record(sealer, RecordType.PING, b"12345678"),
+        _record(sealer, RecordType.CONNECT, Target(Command.TCP, "192.168.1.10", 8080).encode()),
+        _record(sealer, RecordType.DATA, b"GET / HTTP/1.0\r\n\r\n"),
+        _record(sealer, RecordType.KEY_UPDATE, b""),
+        _record(sealer, RecordType.DATA, b"under the second key"),
+        _record(sealer, RecordType.KEY_UPDATE, b""),
+        _record(sealer, RecordType.PAD, bytes(5)),
+        _record(sealer, RecordType.FIN, FIN_BODY),
+        _record(sealer, RecordType.RESET, Reset(None).encode()),
+    ]
+
+
+def _agent_records(sealer: RecordSealer) -> list[list[Any]]:
+    return [
+        _record(sealer, RecordType.PONG, b"12345678"),
+        _record(sealer, RecordType.CONNECTED, Connected(HostPort("192.168.1.2", 40000)).encode()),
+        _record(sealer, RecordType.DATA, b"HTTP/1.0 200 OK\r\n\r\n"),
+        _record(sealer, RecordType.FIN, FIN_BODY),
+        _record(sealer, RecordType.RESET, Reset(Reason.POLICY_REVOKED).encode()),
+    ]
+
+
+def _record(sealer: RecordSealer, kind: RecordType, body: bytes) -> list[Any]:
+    return [int(kind), body.hex(), sealer.seal(kind, body).hex()]
+
+
+def make_vectors(fixed: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    bodies = {
+        "connect": Target(Command.TCP, "home.example", 443),
+        "connect_localhost": Target(Command.TCP, "", 22),
+        "connected": Connected(HostPort("127.0.0.1", 51000)),
+        "error": Error(Reason.CONNECTION_REFUSED, "nobody listens"),
+        "reset": Reset(None),
+    }
+    return {
+        "invite": make_case("invite", fixed["invite"]),
+        "standby": make_case("standby", fixed["standby"]),
+        "refused": make_case("refused", fixed["refused"], refusal=Reason.NOT_PAIRED),
+        "bodies": {name: body.encode().hex() for name, body in bodies.items()},
+    }
+
+
+def main() -> None:
+    kem_public = MLKEM768PrivateKey.from_seed_bytes(bytes(range(64))).public_key().public_bytes_raw()
+    fixed = {}
+    stored = json.loads(PATH.read_text()) if PATH.exists() else {}
+    for name in ("invite", "standby", "refused"):
+        secret, ciphertext = encapsulate(kem_public)
+        fixed[name] = stored.get(name) or {"kem_secret": secret.hex(), "kem_ciphertext": ciphertext.hex()}
+    PATH.write_text(json.dumps(make_vectors(fixed), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
