@@ -1,0 +1,184 @@
+"""The pump: copies both ways between two conduits until both directions have ended, or one of them breaks.
+
+Half-close is kept: the end of one direction is passed on while the other goes on. A reset is never passed on as an end, nor an end
+as a reset. A pump that cannot write also does not read, so it would not see that the side it stopped reading from has been reset;
+therefore every side that is not being read is watched. Source: docs/spec/records.md, docs/spec/tunnel.md (ends).
+"""
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from functools import partial
+from typing import Final, Generic, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from tuunel.buffers import BufferPool
+from tuunel.errors import RemoteProtocolError
+from tuunel.events import Traffic
+from tuunel.rawstream import Conduit
+
+# A reset crosses forward proxy, relay and agent, each with a watch of its own, and must free all three within 3 seconds.
+WATCH_INTERVAL: Final = 0.75
+
+#: What a broken connection raises. OSError: the kernel says so. Closed: somebody else cut this side, by a revoke for instance.
+BROKEN: Final = (OSError, anyio.ClosedResourceError, RemoteProtocolError)
+
+End = TypeVar("End", bound=Conduit)
+
+
+class PumpEnd(StrEnum):
+    """How a pump ended: both directions by their own clean end, or both by a reset."""
+
+    DONE = "done"
+    RESET = "reset"
+
+
+class Direction(Generic[End]):
+    """One of the two directions of a pump: where from, where to, and what the watch must know about it."""
+
+    __slots__ = ("_busy", "_seen", "_writes", "count", "ended", "sink", "source", "writing")
+
+    def __init__(self, source: End, sink: End, count: Callable[[int], None], busy: Callable[[], None]) -> None:
+        self.source = source
+        self.sink = sink
+        self.count = count  #: takes the number of bytes that were just written to the sink
+        self.writing = False
+        self.ended = False
+        self._busy = busy
+        self._writes = 0
+        self._seen = 0
+
+    def begin_write(self) -> None:
+        """Say that the source is not being read from now on."""
+        self._writes += 1
+        self.writing = True
+        self._busy()
+
+    def end_write(self, n: int) -> None:
+        """Say that `n` bytes were written and the source is read again."""
+        self.writing = False
+        self.count(n)
+
+    @property
+    def unread(self) -> bool:
+        """Whether nobody reads the source at this moment."""
+        return self.writing or self.ended
+
+    def has_lost_its_source(self) -> bool:
+        """Whether the source is broken and nobody reads it: the direction has ended, or its write has not moved since the last call."""
+        blocked = self.writing and self._writes == self._seen
+        self._seen = self._writes
+        return (blocked or self.ended) and self.source.broken()
+
+
+async def copy_both_ways(a: Conduit, b: Conduit, traffic: Traffic, buffers: BufferPool) -> PumpEnd:
+    """Copy between `a` (the app's side) and `b` until both directions have ended. Counts a to b as `traffic.up`, b to a as `down`.
+
+    DONE: both ends have been passed on, and both conduits are still open: close them, or use them again. RESET: an error on either
+    side has reset both. Any other error of a conduit, and a cancellation, resets both and is raised.
+    """
+    return await pump_both_ways(a, b, traffic, partial(_copy, buffers=buffers))
+
+
+async def pump_both_ways(a: End, b: End, traffic: Traffic, carry: Callable[[Direction[End]], Awaitable[None]]) -> PumpEnd:
+    """Run `carry` for each direction, under the rules of `copy_both_ways`.
+
+    `carry` moves bytes from the direction's source to its sink until the source's clean end, and tells the direction when it writes.
+    """
+    pump = _Pump(a, b, traffic, carry)
+    try:
+        return await pump.run()
+    except BaseException:
+        a.reset()
+        b.reset()
+        raise
+
+
+class _Pump(Generic[End]):
+    def __init__(self, a: End, b: End, traffic: Traffic, carry: Callable[[Direction[End]], Awaitable[None]]) -> None:
+        def count_up(n: int) -> None:
+            traffic.up += n
+
+        def count_down(n: int) -> None:
+            traffic.down += n
+
+        self._forth = Direction(a, b, count_up, self._wake_watch)
+        self._back = Direction(b, a, count_down, self._wake_watch)
+        self._carry = carry
+        self._needed: anyio.Event | None = None
+        self._error: Exception | None = None
+        self._scope = anyio.CancelScope()
+
+    async def run(self) -> PumpEnd:
+        async with anyio.create_task_group() as group:
+            self._scope = group.cancel_scope
+            group.start_soon(self._watch)
+            group.start_soon(self._run, self._back)
+            await self._run(self._forth)
+        if self._error is None:
+            return PumpEnd.DONE
+        if not isinstance(self._error, BROKEN):
+            raise self._error
+        # only now: while a task waits on a conduit, its descriptor must not be freed
+        self._forth.source.reset()
+        self._forth.sink.reset()
+        return PumpEnd.RESET
+
+    async def _run(self, direction: Direction[End]) -> None:
+        try:
+            await self._carry(direction)
+            direction.begin_write()
+            await direction.sink.write_eof()
+            direction.end_write(0)
+        except Exception as error:  # raised by run(): a lone error, not a group of one
+            self._fail(error)
+            return
+        direction.ended = True
+        if self._forth.ended and self._back.ended:
+            self._scope.cancel()
+
+    async def _watch(self) -> None:
+        directions = (self._forth, self._back)
+        while True:
+            if not (self._forth.unread or self._back.unread):
+                self._needed = anyio.Event()
+                await self._needed.wait()
+                self._needed = None
+            await anyio.sleep(WATCH_INTERVAL)
+            try:
+                if any(direction.has_lost_its_source() for direction in directions):
+                    raise ConnectionResetError
+            except Exception as error:  # as in _run
+                self._fail(error)
+                return
+
+    def _wake_watch(self) -> None:
+        if self._needed is not None:
+            self._needed.set()
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+        self._scope.cancel()
+
+
+async def copy_available(direction: Direction[End], buffers: BufferPool) -> bool:
+    """Copy what can be read now, one buffer at most, and wait until it is written. False at the source's clean end."""
+    buffer = buffers.borrow()
+    try:
+        n = direction.source.read_into(buffer, direction.sink.chunk_limit)
+        if n:
+            direction.begin_write()
+            await direction.sink.write_from(buffer, n)
+            direction.end_write(n)
+        return n != 0
+    finally:
+        buffers.give_back(buffer)
+
+
+async def _copy(direction: Direction[Conduit], buffers: BufferPool) -> None:
+    more = True
+    while more:
+        await direction.source.wait_readable()
+        more = await copy_available(direction, buffers)

@@ -1,0 +1,143 @@
+"""The relay's pipe: moves bytes between two sockets inside the kernel, without looking at them.
+
+`os.splice` moves through a kernel pipe, which is borrowed only while it holds bytes: a tunnel at rest costs no descriptors of its own.
+Without splice (not Linux, or refused), and while no pipe is to be had, bytes are copied instead. The rules of ends and resets are
+those of the pump. Source: docs/spec/tunnel.md.
+"""
+
+import errno
+import fcntl
+import os
+import sys
+from contextlib import suppress
+from typing import Final
+
+from tuunel.buffers import BufferPool
+from tuunel.events import Traffic
+from tuunel.pump import Direction, PumpEnd, copy_available, pump_both_ways
+from tuunel.rawstream import RawStream
+
+PIPE_SIZE: Final = 1024 * 1024  # bytes; the most that Linux grants without privilege. Smaller ones cost up to four times the CPU.
+MAX_LENT: Final = 64  # pipes out at a time, so 64 MiB at most are held for readers that stall; also what Linux grants one user
+KEEP: Final = 16  # free pipes kept for the next borrower
+REFUSED: Final = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)  # splice is not for these sockets, or not on this machine
+
+
+class Pipe:
+    """A kernel pipe of PIPE_SIZE bytes, non-blocking at both ends. Creating one raises OSError when the system has no more to give."""
+
+    __slots__ = ("held", "read_end", "write_end")
+
+    def __init__(self) -> None:
+        self.held = 0  #: bytes in it
+        self.read_end, self.write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        except OSError:
+            self.close()
+            raise
+
+    def fill(self, source: RawStream) -> bool:
+        """Take what `source` holds, without waiting, into the empty pipe. False at its clean end. OSError as splice(2) gives it."""
+        with suppress(BlockingIOError):
+            self.held = os.splice(source.fileno(), self.write_end, PIPE_SIZE, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+            return self.held > 0
+        return True
+
+    async def drain(self, sink: RawStream) -> None:
+        """Give all it holds to `sink`."""
+        while self.held:
+            try:
+                self.held -= os.splice(self.read_end, sink.fileno(), self.held, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+            except BlockingIOError:
+                await sink.wait_writable()
+
+    def close(self) -> None:
+        """Free the descriptors; bytes in it are gone."""
+        os.close(self.read_end)
+        os.close(self.write_end)
+
+
+class PipePool:
+    """Lends pipes, and the buffers for what must be copied. One pool serves a whole relay; `close` it at the end."""
+
+    def __init__(self, *, splice: bool = sys.platform == "linux") -> None:
+        self.buffers = BufferPool()
+        self._splice = splice
+        self._free: list[Pipe] = []
+        self._lent = 0
+
+    @property
+    def lent(self) -> int:
+        """How many pipes are out: tunnels at rest hold none."""
+        return self._lent
+
+    def borrow(self) -> Pipe | None:
+        """Lend an empty pipe. None: copy instead, because splice is not there or no pipe is to be had."""
+        if not self._splice or self._lent >= MAX_LENT:
+            return None
+        with suppress(OSError):
+            pipe = self._free.pop() if self._free else Pipe()
+            self._lent += 1
+            return pipe
+        return None
+
+    def give_back(self, pipe: Pipe) -> None:
+        """Take a pipe back. One that still holds bytes is closed: nobody else may ever read them."""
+        self._lent -= 1
+        if pipe.held or len(self._free) >= KEEP:
+            pipe.close()
+        else:
+            self._free.append(pipe)
+
+    def refuse(self) -> None:
+        """Lend no pipes any more: the kernel refused to splice."""
+        self._splice = False
+
+    def close(self) -> None:
+        """Close the free pipes."""
+        while self._free:
+            self._free.pop().close()
+
+
+async def splice_both_ways(
+    a: RawStream, b: RawStream, *, first_to_b: bytes = b"", first_to_a: bytes = b"", traffic: Traffic, pipes: PipePool
+) -> PumpEnd:
+    """Move bytes between `a` and `b` until both directions have ended; ends, resets, errors and counters as in `copy_both_ways`.
+
+    `first_to_b` and `first_to_a` were read before the pipe began, and are written before anything else.
+    """
+
+    async def carry(direction: Direction[RawStream]) -> None:
+        first = first_to_b if direction.sink is b else first_to_a
+        if first:
+            direction.begin_write()
+            await direction.sink.send_all(first)
+            direction.end_write(len(first))
+        more = True
+        while more:
+            await direction.source.wait_readable()
+            more = await _move_available(direction, pipes)
+
+    return await pump_both_ways(a, b, traffic, carry)
+
+
+async def _move_available(direction: Direction[RawStream], pipes: PipePool) -> bool:
+    """Move what can be read now, one pipe at most, and wait until it is written. False at the source's clean end."""
+    pipe = pipes.borrow()
+    if pipe is None:
+        return await copy_available(direction, pipes.buffers)
+    try:
+        more = pipe.fill(direction.source)
+        if held := pipe.held:
+            direction.begin_write()
+            await pipe.drain(direction.sink)
+            direction.end_write(held)
+    except OSError as error:
+        if error.errno not in REFUSED or pipe.held:
+            raise
+        pipes.refuse()
+        return await copy_available(direction, pipes.buffers)
+    finally:
+        pipes.give_back(pipe)
+    return more
