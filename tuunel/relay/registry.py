@@ -168,6 +168,10 @@ class Registry(Generic[C]):
         """Whether the device holds any connection."""
         return device in self._connections
 
+    def present(self, device: DeviceID) -> bool:
+        """Whether the device holds a control connection: something of it runs there."""
+        return any(connection in self._instance_of for connection in self._connections.get(device, ()))
+
     def agent_online(self, device: DeviceID) -> bool:
         """Whether an agent of the device is here."""
         return device in self._agents
@@ -192,7 +196,8 @@ class Registry(Generic[C]):
 
         Raises PROTOCOL when no agent holds this control connection or the list has no first record, QUOTA when it is too long.
         """
-        agent = self._agents.get(self._device_of[control])
+        device = self._device_of.get(control)
+        agent = None if device is None else self._agents.get(device)
         if agent is None or agent.control != control:
             raise Failure(Reason.PROTOCOL, Speaker.RELAY, "only an agent has an admission list")
         if record.first:
@@ -284,6 +289,10 @@ class Registry(Generic[C]):
         target = self._waits_for.pop(opener, None)
         if target is not None:
             self._agents[target].waiting.remove(opener)
+
+    def waits(self, opener: C) -> bool:
+        """Whether this opener waits for a ready connection."""
+        return opener in self._waits_for
 
     def demand(self, target: DeviceID) -> tuple[C, int] | None:
         """Return what must be told to an agent now: its control connection and how many ready connections to keep, or None."""

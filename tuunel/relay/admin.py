@@ -1,0 +1,97 @@
+"""What the operator may ask a running relay: link, devices, revoke, status. docs/reference/control-socket.md, docs/spec/relay.md."""
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from tuunel.address import HostPort
+from tuunel.errors import Reason, UsageError
+from tuunel.events import DeviceSeen
+from tuunel.identity import DeviceID
+from tuunel.links import SECRET_LENGTH, RelayLink
+from tuunel.relay.store import StoredDevice
+from tuunel.relay.switchboard import Switchboard
+from tuunel.relay.wire import token_hash
+
+LINK_LIFETIME: Final = 24 * 3600  #: seconds, unless asked otherwise
+MAX_USES: Final = 65535
+MAX_LIFETIME: Final = 10 * 365 * 86400
+
+Document = dict[str, Any]
+
+
+class Admin:
+    """Answers the relay's control socket. `address` is what links carry, `relay_id` what they pin."""
+
+    def __init__(self, switchboard: Switchboard, *, listen: HostPort, address: HostPort, relay_id: bytes) -> None:
+        self._switchboard = switchboard
+        self.listen = listen
+        self.address = address
+        self._relay_id = relay_id
+
+    @property
+    def handlers(self) -> Mapping[str, Callable[[Document], Awaitable[Document]]]:
+        """The commands by name."""
+        return {"link": self._link, "devices": self._devices, "revoke": self._revoke, "status": self._status}
+
+    async def make_link(self, uses: int = 1, lifetime: int = LINK_LIFETIME) -> RelayLink:
+        """Mint an enrolment token of the operator's, and the link that carries it. The relay keeps only the token's hash."""
+        token = secrets.token_bytes(SECRET_LENGTH)
+        await self._switchboard.store.add_operator_token(token_hash(token), uses=uses, lifetime=lifetime)
+        return RelayLink(self.address, self._relay_id, token)
+
+    async def _link(self, request: Document) -> Document:
+        uses = _number(request, "uses", 1, MAX_USES)
+        lifetime = _number(request, "for", LINK_LIFETIME, MAX_LIFETIME)
+        return {"link": str(await self.make_link(uses, lifetime))}
+
+    async def _devices(self, _: Document) -> Document:
+        return {"devices": [self._describe(device) for device in await self._switchboard.store.devices()]}
+
+    def _describe(self, device: StoredDevice) -> Document:
+        registry = self._switchboard.registry
+        return {
+            "device_id": str(device.id),
+            "label": device.label,
+            "created": device.created,
+            "last_seen": device.last_seen,
+            "online": registry.online(device.id),
+            "agent": registry.agent_online(device.id),
+            "banned": device.banned,
+            "sponsor": ", ".join("operator" if sponsor is None else str(sponsor) for sponsor in device.sponsors),
+        }
+
+    async def _revoke(self, request: Document) -> Document:
+        device = DeviceID.parse(str(request.get("device", "")))
+        if await self._switchboard.store.ban(device) is None:
+            raise UsageError(f"no device {device} is enrolled at this relay", "see 'tuunel relay devices'")
+        cut = self._switchboard.cut_device(device, Reason.DEVICE_BANNED)
+        self._switchboard.emit(DeviceSeen(str(device), "banned"))
+        return {"revoked": str(device), "cut": cut}
+
+    async def _status(self, _: Document) -> Document:
+        registry = self._switchboard.registry
+        return {
+            "role": "relay",
+            "listen": str(self.listen),
+            "address": str(self.address),
+            "connections": len(registry),
+            "controls": len(registry.controls()),
+            "tunnels": [
+                {
+                    "tunnel": pipe.tunnel,
+                    "from": str(pipe.forward.device),
+                    "to": str(pipe.agent.device),
+                    "up": pipe.traffic.up,
+                    "down": pipe.traffic.down,
+                }
+                for pipe in self._switchboard.pipes
+            ],
+        }
+
+
+def _number(request: Document, name: str, default: int, ceiling: int) -> int:
+    value = request.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= ceiling:
+        raise UsageError(f"'{name}' is a whole number from 1 to {ceiling}")
+    return value

@@ -1,0 +1,98 @@
+"""Control connections: presence, admission lists, tokens, and the rule that one device is one agent.
+
+Source: docs/spec/tunnel.md section 2, docs/spec/relay.md, "Control connections".
+"""
+
+from contextlib import suppress
+from typing import Final
+
+import anyio
+
+from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, StateError
+from tuunel.events import Alarm, DeviceSeen
+from tuunel.relay.connection import LOST, ControlConnection
+from tuunel.relay.switchboard import Switchboard
+from tuunel.relay.wire import Admission, DropToken, Message, Mint, Minted, Notice, Role, Unenrol
+
+SILENCE: Final = 5.0  #: seconds without a message before a ping
+DEAD: Final = 12.0  #: seconds without a message before the device counts as gone
+RIVAL_PATIENCE: Final = 5.0  #: seconds that an agent has to show that it lives, when another instance of it appears
+LAST_WORD_DEADLINE: Final = 2.0  #: seconds that a dismissed device has to take the reason
+_DUPLICATE: Final = "another instance of this agent appeared"
+
+
+class Attendance:
+    """Serves control connections."""
+
+    def __init__(self, switchboard: Switchboard) -> None:
+        self._switchboard = switchboard
+
+    async def make_room(self, newcomer: ControlConnection) -> None:
+        """Decide whether a verified instance may take its place. Raises DUPLICATE_DEVICE while another instance of this agent lives.
+
+        What the same instance still holds has been lost and is ended; a silent rival is evicted after `RIVAL_PATIENCE`.
+        """
+        registry = self._switchboard.registry
+        predecessor = registry.predecessor_of(newcomer.device, newcomer.instance)
+        if isinstance(predecessor, ControlConnection):
+            self._switchboard.leave(predecessor)
+            predecessor.cut(Failure(Reason.DUPLICATE_DEVICE, Speaker.RELAY, "this instance connected again"))
+        if newcomer.role is not Role.AGENT:
+            return
+        while isinstance(rival := registry.rival_of(newcomer.device, newcomer.instance), ControlConnection):
+            lives = await rival.answers(RIVAL_PATIENCE)
+            if registry.rival_of(newcomer.device, newcomer.instance) is not rival:
+                continue
+            if lives:
+                rival.post(Notice(Reason.DUPLICATE_DEVICE, detail=_DUPLICATE))
+                raise Failure(Reason.DUPLICATE_DEVICE, Speaker.RELAY)
+            self._switchboard.leave(rival)
+            rival.dismiss(Failure(Reason.DUPLICATE_DEVICE, Speaker.RELAY, _DUPLICATE))
+
+    async def serve(self, control: ControlConnection) -> None:
+        """Converse until the device goes or is dismissed. The caller closes the stream."""
+        await self._switchboard.store.seen(control.device)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._converse, control, tasks.cancel_scope)
+            with suppress(*LOST):
+                await control.deliver()
+            tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._switchboard.store.seen(control.device)
+
+    async def _converse(self, control: ControlConnection, end: anyio.CancelScope) -> None:
+        try:
+            while True:
+                message = await control.converse(silence=SILENCE, dead=DEAD)
+                await self._handle(control, message)
+        except LOST:
+            end.cancel()
+        except Failure as failure:
+            control.dismiss(failure)
+        except StateError as error:
+            self._switchboard.emit(Alarm(f"{error}; {error.advice}"))
+            control.dismiss(Failure(Reason.INTERNAL, Speaker.RELAY))
+        finally:
+            control.heard()
+
+    async def _handle(self, control: ControlConnection, message: Message) -> None:
+        match message:
+            case Admission():
+                self._switchboard.registry.set_admission(control, message)
+            case Mint():
+                control.post(await self._mint(control, message))
+            case DropToken(token_hash):
+                await self._switchboard.store.drop_token(control.device, token_hash)
+            case Unenrol(device):
+                if await self._switchboard.store.unenrol(control.device, device):
+                    self._switchboard.cut_device(device, Reason.DEVICE_UNKNOWN)
+                    self._switchboard.emit(DeviceSeen(str(device), "revoked"))
+            case _:
+                raise RemoteProtocolError("that message has no place on a control connection")
+
+    async def _mint(self, control: ControlConnection, mint: Mint) -> Minted:
+        try:
+            await self._switchboard.store.mint(control.device, mint.token_hash, uses=mint.uses, expires=mint.expires)
+        except Failure as failure:
+            return Minted(mint.request, failure.reason, failure.retry_after, failure.detail)
+        return Minted(mint.request)

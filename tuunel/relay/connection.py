@@ -1,0 +1,225 @@
+"""The proven connections of devices, as the relay holds them: hop messages over a raw stream, and who may end them.
+
+Source: docs/spec/tunnel.md sections 2 and 3, docs/spec/relay.md, "Connections".
+"""
+
+import os
+from collections import deque
+from contextlib import suppress
+from typing import Final
+
+import anyio
+
+from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
+from tuunel.identity import DeviceID
+from tuunel.rawstream import RawStream
+from tuunel.relay.protocol import HopChannel
+from tuunel.relay.wire import HopError, Message, Offer, Params, Ping, Pong, Purpose
+
+#: A device that takes this long to accept one message is not there any more.
+SEND_DEADLINE: Final = 10.0
+#: Messages that may wait for a control connection's writer; a device that lets more pile up is closed.
+MAX_POSTED: Final = 512
+
+#: What a connection that is over may raise: none of it is an error of the relay.
+LOST: Final = (OSError, anyio.EndOfStream, anyio.ClosedResourceError, RemoteProtocolError)
+
+
+class DeviceConnection:
+    """A connection of `device`, whose identity key `public_key` is retained. Owns the stream. One task at a time uses it."""
+
+    def __init__(self, stream: RawStream, device: DeviceID, public_key: bytes, params: Params) -> None:
+        self.stream = stream
+        self.device = device
+        self.public_key = public_key
+        self.instance = params.instance
+        self.role = params.role
+        self.scope = anyio.CancelScope()  #: the work of the task that owns this connection now: what `cut` cancels
+        self.cut_for: Failure | None = None  #: why the relay ended it
+        self._channel: HopChannel
+
+    def start(self, channel: HopChannel) -> None:
+        """Take over the channel of the finished handshake."""
+        self._channel = channel
+
+    async def send(self, message: Message) -> None:
+        """Send one message whole, cancelled or not. Raises one of LOST, TimeoutError among them when the device does not take it."""
+        record = self._channel.send(message)
+        with anyio.CancelScope(shield=True), anyio.fail_after(SEND_DEADLINE):
+            await self.stream.send_all(record)
+
+    async def receive(self) -> Message:
+        """The next message. Reads no byte beyond it; cancellation loses nothing. Raises one of LOST."""
+        while (message := self._channel.next_event()) is None:
+            data = await self.stream.receive(self._channel.bytes_wanted)
+            if not data:
+                self._channel.receive_eof()
+                raise anyio.EndOfStream
+            self._channel.receive_data(data)
+        return message
+
+    async def converse(self, *, silence: float, dead: float) -> Message:
+        """The next message that is not liveness: answers pings, and pings after `silence` seconds without a message.
+
+        Raises one of LOST, TimeoutError among them after `dead` seconds of silence. Cancellation loses nothing.
+        """
+        while True:
+            message = await self._receive_within(silence)
+            if message is None:
+                await self.send(Ping(os.urandom(8)))
+                message = await self._receive_within(dead - silence)
+            if message is None:
+                raise TimeoutError
+            self.heard()
+            if isinstance(message, Ping):
+                await self.send(Pong(message.nonce))
+            elif not isinstance(message, Pong):
+                return message
+
+    async def _receive_within(self, seconds: float) -> Message | None:
+        with anyio.move_on_after(seconds):
+            return await self.receive()
+        return None
+
+    def heard(self) -> None:
+        """The device has said something."""
+
+    @property
+    def trailing_data(self) -> bytes:
+        """Bytes behind the last hop record: the pipe's first."""
+        return self._channel.trailing_data
+
+    def cut(self, failure: Failure) -> None:
+        """End this connection, or the pipe that it is part of, at once; its owner cleans up. The first reason stays."""
+        self.cut_for = self.cut_for or failure
+        self.stream.reset()
+        self.scope.cancel()
+
+
+class ControlConnection(DeviceConnection):
+    """The presence of one running instance. Everybody may `post`; one task converses and another one delivers."""
+
+    def __init__(self, stream: RawStream, device: DeviceID, public_key: bytes, params: Params) -> None:
+        super().__init__(stream, device, public_key, params)
+        self._posted: deque[Message] = deque()
+        self._news = anyio.Event()
+        self._sign = anyio.Event()
+        self._dismissed = False
+
+    def post(self, message: Message) -> None:
+        """Queue a message for `deliver`; a device that lets too many pile up is closed."""
+        if self._dismissed:
+            return
+        if len(self._posted) >= MAX_POSTED:
+            self.stream.close()
+            return
+        self._posted.append(message)
+        self._news.set()
+
+    def dismiss(self, failure: Failure) -> None:
+        """Queue the relay's last word: `deliver` returns when it is said, and the connection ends."""
+        self.post(HopError(failure.reason, failure.retry_after, failure.detail))
+        self._dismissed = True
+
+    async def deliver(self) -> None:
+        """Send what is posted, until the connection is dismissed. Raises one of LOST."""
+        while True:
+            while self._posted:
+                await self.send(self._posted.popleft())
+            if self._dismissed:
+                return
+            await self._news.wait()
+            self._news = anyio.Event()
+
+    async def answers(self, patience: float) -> bool:
+        """Ask whether the device is alive: False when nothing came within `patience` seconds. True too when the connection has ended."""
+        sign = self._sign
+        self.post(Ping(os.urandom(8)))
+        with anyio.move_on_after(patience):
+            await sign.wait()
+        return sign.is_set()
+
+    def heard(self) -> None:
+        """The device has said something, or never will: wake those who ask."""
+        self._sign.set()
+        self._sign = anyio.Event()
+
+
+class ReadyConnection(DeviceConnection):
+    """An agent's parked connection with its offer. It changes owner once: from the task that parks it to the open that claims it."""
+
+    def __init__(self, stream: RawStream, device: DeviceID, public_key: bytes, params: Params) -> None:
+        super().__init__(stream, device, public_key, params)
+        self.offer = Offer(b"")
+        self._parking = anyio.CancelScope()
+        self._released = anyio.Event()
+        self._lost = False
+
+    async def park(self, *, silence: float, dead: float) -> None:
+        """Keep the connection alive; returns when it is claimed and this task must leave it alone. Raises one of LOST before that."""
+        try:
+            with self._parking:
+                await self.converse(silence=silence, dead=dead)
+                raise RemoteProtocolError("a parked connection may only wait")
+        except BaseException:
+            self._lost = True
+            raise
+        finally:
+            self._released.set()
+
+    async def claim(self) -> bool:
+        """Take the connection from the task that parks it; False when it has been lost meanwhile."""
+        self._parking.cancel()
+        await self._released.wait()
+        return not self._lost
+
+
+class DialConnection(DeviceConnection):
+    """A forward proxy's connection. While its open waits, `wait_for_ready` is what it does."""
+
+    def __init__(self, stream: RawStream, device: DeviceID, public_key: bytes, params: Params) -> None:
+        super().__init__(stream, device, public_key, params)
+        self._answer: ReadyConnection | Failure | None = None
+        self._answered = anyio.Event()
+
+    def answer(self, answer: ReadyConnection | Failure) -> None:
+        """Give the waiting open its ready connection (now owned by this one), or say why there will be none."""
+        self._answer = answer
+        self._answered.set()
+
+    async def wait_for_ready(self, patience: float) -> ReadyConnection:
+        """Wait for `answer`. Raises Failure: OPEN_TIMEOUT after `patience` seconds, or what was answered.
+
+        When the device goes meanwhile, the connection's scope is cancelled.
+        """
+        with anyio.move_on_after(patience):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch)
+                await self._answered.wait()
+                tasks.cancel_scope.cancel()
+        answer = self.take_answer()
+        if answer is None:
+            raise Failure(Reason.OPEN_TIMEOUT, Speaker.RELAY)
+        if isinstance(answer, Failure):
+            raise answer
+        return answer
+
+    async def _watch(self) -> None:
+        # From OPEN to its answer the device has nothing to say: whatever comes is its end, or breaks the rules.
+        with suppress(OSError, anyio.ClosedResourceError):
+            await self.stream.wait_readable()
+        if self._answer is None:
+            self.scope.cancel()
+
+    def take_answer(self) -> ReadyConnection | Failure | None:
+        """The answer that nobody has taken yet; the next open waits for its own."""
+        answer, self._answer = self._answer, None
+        self._answered = anyio.Event()
+        return answer
+
+
+CONNECTION_TYPES: Final[dict[Purpose, type[DeviceConnection]]] = {
+    Purpose.CONTROL: ControlConnection,
+    Purpose.READY: ReadyConnection,
+    Purpose.DIAL: DialConnection,
+}

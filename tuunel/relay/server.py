@@ -1,0 +1,192 @@
+"""The relay: devices enrol and log in, agents wait, forward proxies open, and the relay pipes what it cannot read.
+
+Source: docs/spec/relay.md.
+"""
+
+import resource
+import socket
+import time
+from contextlib import ExitStack, suppress
+from ipaddress import ip_address
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from tuunel import control
+from tuunel.address import HostPort
+from tuunel.errors import StateError
+from tuunel.events import Alarm, Emit, Notice, Ready
+from tuunel.links import PLACEHOLDER_HOST
+from tuunel.listen import address_of, open_listeners, serve
+from tuunel.listeners import announced
+from tuunel.rawstream import RawStream
+from tuunel.relay.admin import Admin
+from tuunel.relay.attendance import Attendance
+from tuunel.relay.certificates import RelayRoot
+from tuunel.relay.connection import LOST, ControlConnection, DeviceConnection, DialConnection, ReadyConnection
+from tuunel.relay.credentials import create_root, load_root, new_leaf
+from tuunel.relay.reception import Reception
+from tuunel.relay.splice import PipePool
+from tuunel.relay.store import Store
+from tuunel.relay.switchboard import Switchboard
+from tuunel.relay.tunnels import Tunnels
+from tuunel.settings import Home
+
+RENEWAL_INTERVAL: Final = 3600.0  #: seconds between looks at the leaf, which is renewed a month before it ends
+WILDCARDS: Final = frozenset({"::", "0.0.0.0"})
+#: Somewhere else on the Internet: which of this machine's addresses would be used to go there? Nothing is sent.
+FAR_AWAY: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+
+
+class RelayServer:
+    """A relay that listens on `listen` and keeps its state in `home`.
+
+    Links carry `advertise` (`HOST[:PORT]`), else the address listened on, else a global address of this machine. With
+    `open_enrolment` every device that asks is enrolled. UsageError when `advertise` is no address.
+    """
+
+    def __init__(self, home: Home, *, listen: HostPort, advertise: str | None, open_enrolment: bool, emit: Emit) -> None:
+        self._home = home
+        self._listen = listen
+        self._advertise = None if advertise is None else HostPort.parse(advertise, 0)
+        self._open_enrolment = open_enrolment
+        self._emit = emit
+        self._stopping = anyio.Event()
+        self._unproven: set[anyio.CancelScope] = set()
+        self._admin: Admin
+        self._switchboard: Switchboard
+        self._reception: Reception
+        self._attendance: Attendance
+        self._tunnels: Tunnels
+
+    def stop(self) -> None:
+        """Take in nobody any more and tell every device; `run` returns when the tunnels under way have ended."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until `stop` and the end of the last tunnel, or until cancelled. At start: StateError, ListenError."""
+        _raise_file_limit()
+        self._home.ensure()
+        store = await Store.open(self._home.relay_dir / "devices.db", time.time)
+        pipes = PipePool()
+        try:
+            root = await self._load_root(store)
+            await self._serve(store, root, pipes)
+        finally:
+            pipes.close()
+            await store.aclose()
+
+    async def _load_root(self, store: Store) -> RelayRoot:
+        path = self._home.relay_dir / "root.pem"
+        root = load_root(path)
+        if root is None and not await store.is_empty():
+            raise StateError(
+                f"{path} is missing, and devices are enrolled that know this relay by it",
+                f"restore it from a backup; or move {path.parent} away: this relay is then a new one to every device",
+            )
+        return root or create_root(path, int(time.time()))
+
+    async def _serve(self, store: Store, root: RelayRoot, pipes: PipePool) -> None:
+        switchboard = self._switchboard = Switchboard(store, self._emit, clock=time.monotonic)
+        self._tunnels = Tunnels(switchboard, pipes)
+        self._attendance = Attendance(switchboard)
+        self._reception = Reception(
+            switchboard,
+            new_leaf(root, int(time.time())),
+            open_enrolment=self._open_enrolment,
+            make_room=self._attendance.make_room,
+        )
+        listeners = await open_listeners(self._listen)
+        async with anyio.create_task_group() as connections:
+            with ExitStack() as closing:
+                for listener in listeners:
+                    closing.callback(listener.close)
+                addresses = [address_of(listener) for listener in listeners]
+                closing.enter_context(announced(self._home, "relay", addresses))
+                listening = HostPort(self._listen.host, addresses[0].port)
+                self._admin = Admin(switchboard, listen=listening, address=self._link_address(listening), relay_id=root.relay_id)
+                await self._take_in(listeners, connections, root)
+            for scope in self._unproven:
+                scope.cancel()
+            switchboard.shut_down()
+
+    async def _take_in(self, listeners: list[socket.socket], connections: TaskGroup, root: RelayRoot) -> None:
+        admin = self._admin
+        async with anyio.create_task_group() as services:
+            await services.start(control.serve, self._home.socket("relay"), admin.handlers)
+            services.start_soon(self._renew_leaf, root)
+            services.start_soon(serve, listeners, self._serve_stream, connections)
+            link = str(await admin.make_link()) if await self._switchboard.store.is_empty() else None
+            self._emit(Ready("relay", str(admin.listen), link))
+            if admin.address.host == PLACEHOLDER_HOST:
+                self._emit(Notice(f"links say {PLACEHOLDER_HOST}: tell this relay its public name with --advertise"))
+            await self._stopping.wait()
+            services.cancel_scope.cancel()
+
+    async def _renew_leaf(self, root: RelayRoot) -> None:
+        while True:
+            await anyio.sleep(RENEWAL_INTERVAL)
+            now = int(time.time())
+            if self._reception.credentials.needs_renewal(now):
+                self._reception.credentials = new_leaf(root, now)
+
+    async def _serve_stream(self, stream: RawStream) -> None:
+        connection = None
+        with anyio.CancelScope() as scope:
+            self._unproven.add(scope)
+            try:
+                connection = await self._reception.receive(stream)
+            finally:
+                self._unproven.discard(scope)
+        if connection is not None:
+            await self._serve_device(connection)
+
+    async def _serve_device(self, connection: DeviceConnection) -> None:
+        handed_over = False
+        try:
+            with connection.scope:
+                handed_over = await self._serve_purpose(connection)
+        except LOST:
+            pass  # a device goes without a word, or says what it must not: either way its connection is over
+        except StateError as error:
+            self._emit(Alarm(f"{error}; {error.advice}"))
+        finally:
+            if not handed_over:
+                self._switchboard.leave(connection)
+                await connection.stream.aclose()
+
+    async def _serve_purpose(self, connection: DeviceConnection) -> bool:
+        match connection:
+            case ControlConnection():
+                await self._attendance.serve(connection)
+            case ReadyConnection():
+                return await self._tunnels.serve_ready(connection)
+            case DialConnection():
+                await self._tunnels.serve_dial(connection)
+        return False
+
+    def _link_address(self, listening: HostPort) -> HostPort:
+        if self._advertise is not None:
+            return HostPort(self._advertise.host, self._advertise.port or listening.port)
+        if listening.host not in WILDCARDS:
+            return listening
+        return HostPort(_global_address() or PLACEHOLDER_HOST, listening.port)
+
+
+def _global_address() -> str | None:
+    """The address that this machine uses on the Internet, when it is not behind a NAT."""
+    for family, far_away in FAR_AWAY:
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((far_away, 9))
+            address: str = probe.getsockname()[0]
+            if ip_address(address).is_global:
+                return address
+    return None
+
+
+def _raise_file_limit() -> None:
+    """Allow this process as many open files as it may have: two a tunnel, one for every connection that waits."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS says "no limit" and means another one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,197 @@
+"""Ready and dial connections: an open finds its agent, the two are paired, and the relay pipes what it cannot read.
+
+Source: docs/spec/tunnel.md sections 2 to 4, docs/spec/relay.md, "Opening".
+"""
+
+import os
+from contextlib import suppress
+from typing import Final
+
+import anyio
+
+from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
+from tuunel.events import ConnectionChanged, ConnectionOpened
+from tuunel.pump import PumpEnd
+from tuunel.rawstream import RawStream
+from tuunel.relay.connection import LOST, DialConnection, ReadyConnection
+from tuunel.relay.splice import PipePool, splice_both_ways
+from tuunel.relay.switchboard import Pipe, Switchboard
+from tuunel.relay.wire import HopError, Offer, Open, PairedAgent, PairedForward, Switch, tunnel_id
+
+OFFER_DEADLINE: Final = 10.0  #: seconds from WELCOME to the OFFER, which belongs into the device's first flight
+OPEN_PATIENCE: Final = 10.0  #: seconds that an open waits for its agent to bring a ready connection
+SWITCH_DEADLINE: Final = 10.0  #: seconds from PAIRED to SWITCH: one round trip of a live agent
+PARKED_SILENCE: Final = 30.0  #: seconds without a message before a waiting connection is pinged: below the time-outs of common NATs
+PARKED_DEAD: Final = 45.0  #: seconds without a message before it counts as lost
+FIRST_CHUNK: Final = 16384  #: bytes read at a time before the pipe: INIT and its early data
+
+
+class Tunnels:
+    """Serves ready and dial connections. `pipes` belongs to the caller."""
+
+    def __init__(self, switchboard: Switchboard, pipes: PipePool) -> None:
+        self._switchboard = switchboard
+        self._registry = switchboard.registry
+        self._pipes = pipes
+
+    async def serve_ready(self, ready: ReadyConnection) -> bool:
+        """Park an agent's connection. True: it now belongs to the open that took it. False, or one of LOST: the caller closes it."""
+        with anyio.fail_after(OFFER_DEADLINE):
+            offer = await ready.converse(silence=OFFER_DEADLINE, dead=2 * OFFER_DEADLINE)
+        if not isinstance(offer, Offer):
+            raise RemoteProtocolError("a ready connection starts with its offer")
+        ready.offer = offer
+        try:
+            opener = self._registry.park(ready, ready.instance)
+        except Failure as failure:
+            await ready.send(_error(failure))
+            return False
+        if isinstance(opener, DialConnection):
+            opener.answer(ready)
+        else:
+            await ready.park(silence=PARKED_SILENCE, dead=PARKED_DEAD)
+        return True
+
+    async def serve_dial(self, dial: DialConnection) -> None:
+        """Answer a forward proxy's opens until one becomes a pipe, and carry that to its end. Raises one of LOST before that."""
+        try:
+            while not (await self._answer_open(dial) or self._switchboard.closing):
+                pass
+        finally:
+            unused = dial.take_answer()
+            if isinstance(unused, ReadyConnection):
+                self._drop(unused)
+
+    async def _answer_open(self, dial: DialConnection) -> bool:
+        message = await dial.converse(silence=PARKED_SILENCE, dead=PARKED_DEAD)
+        if not isinstance(message, Open):
+            raise RemoteProtocolError("a dial connection only opens")
+        try:
+            ready = await self._find_ready(dial, message)
+        except Failure as failure:
+            await dial.send(_error(failure))
+            return False
+        await self._join(dial, ready, tunnel_id(ready.offer.point, message.request.point))
+        return True
+
+    async def _find_ready(self, dial: DialConnection, open_message: Open) -> ReadyConnection:
+        """An agent's connection that has been told PAIRED. Raises Failure, which answers the open."""
+        request = open_message.request
+        if self._switchboard.closing:
+            raise Failure(Reason.SHUTDOWN, Speaker.RELAY, retry_after=1)
+        self._registry.admit(dial.device, request.device, request.invite_id)
+        paired = PairedAgent(dial.public_key, open_message.body)
+        deadline = anyio.current_time() + OPEN_PATIENCE
+        while True:
+            found = self._registry.take(dial, request.device)
+            self._switchboard.tell_demand(request.device)
+            try:
+                ready = found if found is not None else await dial.wait_for_ready(deadline - anyio.current_time())
+            finally:
+                self._registry.withdraw(dial)
+            if isinstance(ready, ReadyConnection) and await self._pair_agent(ready, paired, claim=found is not None):
+                ready.scope = dial.scope
+                return ready
+
+    async def _pair_agent(self, ready: ReadyConnection, paired: PairedAgent, *, claim: bool) -> bool:
+        """Make a ready connection the caller's, and tell its agent whom it meets. False: it was lost, take another."""
+        if claim and not await ready.claim():
+            return False
+        try:
+            await ready.send(paired)
+        except LOST:
+            self._drop(ready)
+            return False
+        except BaseException:
+            self._drop(ready)
+            raise
+        return True
+
+    async def _join(self, dial: DialConnection, ready: ReadyConnection, tunnel: str) -> None:
+        pipe = self._switchboard.new_pipe(tunnel, dial, ready)
+        emit = self._switchboard.emit
+        emit(ConnectionOpened(pipe.number, str(ready.device), str(dial.device), "relay", "relay", pipe.traffic))
+        emit(ConnectionChanged(pipe.number, "open", tunnel))
+        end = PumpEnd.RESET
+        try:
+            end = await self._carry(pipe)
+        except LOST:
+            pass
+        finally:
+            self._close(pipe, end)
+
+    async def _carry(self, pipe: Pipe) -> PumpEnd:
+        dial, ready = pipe.forward, pipe.agent
+        # The relay's last hop record to F: whatever F sends from here on is the tunnel's.
+        await dial.send(PairedForward(ready.offer.body))
+        unsent = await _wait_for_switch(pipe)
+        if unsent is None:
+            return PumpEnd.RESET
+        return await splice_both_ways(
+            dial.stream,
+            ready.stream,
+            first_to_b=dial.trailing_data + unsent,
+            first_to_a=ready.trailing_data,
+            traffic=pipe.traffic,
+            pipes=self._pipes,
+        )
+
+    def _close(self, pipe: Pipe, end: PumpEnd) -> None:
+        for connection in (pipe.forward, pipe.agent):
+            # After a clean end the kernel still delivers what is on its way; a reset would destroy it.
+            if end is PumpEnd.DONE:
+                connection.stream.close()
+            else:
+                connection.stream.reset()
+        self._switchboard.end_pipe(pipe, end.value)
+        self._switchboard.leave(pipe.agent)
+
+    def _drop(self, ready: ReadyConnection) -> None:
+        ready.stream.reset()
+        self._switchboard.leave(ready)
+
+
+async def _wait_for_switch(pipe: Pipe) -> bytes | None:
+    """Wait for the agent's last hop record, and pass the tunnel's first bytes on to it meanwhile: they need not wait for that round trip.
+
+    Returns bytes of the forward proxy that have not been passed on; None when the agent was lost or did not answer in time.
+    """
+    unsent = bytearray()
+    switched = False
+    with anyio.move_on_after(SWITCH_DEADLINE) as deadline:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_pass_on, pipe, unsent)
+            with suppress(*LOST):
+                switched = isinstance(await pipe.agent.receive(), Switch)
+            tasks.cancel_scope.cancel()
+    if deadline.cancelled_caught and pipe.agent.cut_for is None:
+        pipe.agent.cut_for = pipe.forward.cut_for = Failure(Reason.OPEN_TIMEOUT, Speaker.RELAY, "the agent did not take the tunnel")
+    return bytes(unsent) if switched else None
+
+
+async def _pass_on(pipe: Pipe, unsent: bytearray) -> None:
+    """Copy from the forward proxy to the agent until cancelled; `unsent` then holds what was read and not written."""
+    source, sink = pipe.forward.stream, pipe.agent.stream
+    try:
+        while data := await source.receive(FIRST_CHUNK):
+            unsent += data
+            await _write(sink, unsent, pipe)
+    except (OSError, anyio.ClosedResourceError):
+        # either side is broken: that ends the wait for the agent's word as well
+        sink.reset()
+
+
+async def _write(sink: RawStream, unsent: bytearray, pipe: Pipe) -> None:
+    # Not `send_all`: a cancelled one does not tell how much it has sent.
+    while unsent:
+        try:
+            sent = os.write(sink.fileno(), unsent)
+        except BlockingIOError:
+            await sink.wait_writable()
+            continue
+        del unsent[:sent]
+        pipe.traffic.up += sent
+
+
+def _error(failure: Failure) -> HopError:
+    return HopError(failure.reason, failure.retry_after, failure.detail)
