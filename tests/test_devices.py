@@ -96,6 +96,15 @@ def test_a_name_is_not_given_to_another_device_silently(devices):
     assert devices.resolve("home").id == HOME
 
 
+def test_a_name_can_be_checked_before_it_is_given(devices):
+    for name, device in (("home", OFFICE), ("ip6", HOME)):
+        with pytest.raises(UsageError):
+            devices.check_free(name, device)
+    devices.check_free("HOME", HOME)
+    devices.check_free("office", OFFICE)
+    assert [device.name for device in devices.devices()] == ["home"]
+
+
 def test_a_device_may_have_two_names(devices):
     devices.add("attic", HOME, ONE.pin)
     assert [device.name for device in devices.devices()] == ["home", "attic"]

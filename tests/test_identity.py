@@ -189,6 +189,12 @@ def test_what_is_no_signature_is_refused(key, signature):
         verify(key.public_bytes, LABEL, DIGEST, signature)
 
 
+def test_a_signature_has_one_encoding(key):
+    signature = key.sign(LABEL, DIGEST)
+    with pytest.raises(RemoteProtocolError):
+        verify(key.public_bytes, LABEL, DIGEST, signature[:32] + b"\0" + signature[32:])
+
+
 # points
 
 

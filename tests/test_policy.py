@@ -136,6 +136,8 @@ def test_the_link_local_range_does_not_open_the_metadata_in_it():
 def test_a_zone_hides_nothing():
     for address in ("fe80::1%eth0", "::1%lo", "fd00:ec2::254%1"):
         assert permits(["*"], address) is (address == "::1%lo")
+    around = Surroundings(listeners=((ip_address("::1"), 1080),))
+    assert not permits(["*"], "::1%lo", port=1080, around=around)
 
 
 def test_a_name_never_opens_a_guarded_address():
