@@ -28,6 +28,7 @@ from tests.e2e.tunnels import (
 from tuunel.e2e import keyschedule
 from tuunel.e2e.handshake import ACCEPT_HEADER, INIT_HEADER, Initiator, Responder, sealed_length
 from tuunel.e2e.offer import OFFER_LIFETIME, make_offer
+from tuunel.e2e.records import BUFFER_SIZE, MAX_EARLY_BODY
 from tuunel.e2e.wire import HANDSHAKE_CEILING, POINT, Accept, Init, Offer, Purpose, RecordType
 from tuunel.errors import Failure, LocalProtocolError, PeerMismatch, Reason, RemoteProtocolError, Speaker
 from tuunel.identity import DeviceID, IdentityKey, encode_point
@@ -80,6 +81,33 @@ def test_records_may_follow_init_in_the_same_write() -> None:
     stream = Stream(opened=False)
     stream.opener = responder.opener
     assert stream.feed(early) == [(RecordType.PING, b"12345678")]
+
+
+def test_large_records_wait_until_the_peer_is_authenticated() -> None:
+    handshake = Handshake()
+    init = handshake.init()
+    responder = handshake.responder()
+    responder.receive_init(init)
+    forward, agent = handshake.initiator, responder
+    early, too_large = bytes(MAX_EARLY_BODY), bytes(MAX_EARLY_BODY + 1)
+    stream = Stream(opened=False)
+    stream.opener = agent.opener
+    with pytest.raises(LocalProtocolError):
+        forward.sealer.seal(RecordType.PAD, too_large)
+    assert stream.feed(forward.sealer.seal(RecordType.PAD, early)) == [(RecordType.PAD, early)]
+    forward.receive_accept(agent.accept())
+    assert stream.feed(forward.sealer.seal(RecordType.PAD, too_large)) == [(RecordType.PAD, too_large)]
+    stream.opener = forward.opener
+    assert stream.feed(agent.sealer.seal(RecordType.PAD, too_large)) == [(RecordType.PAD, too_large)]
+
+
+def test_an_agent_that_has_not_accepted_holds_no_large_record() -> None:
+    handshake = Handshake()
+    responder = handshake.responder()
+    responder.receive_init(handshake.init())
+    responder.opener.receive_data((MAX_EARLY_BODY + 18).to_bytes(3, "big"))
+    with pytest.raises(RemoteProtocolError):
+        responder.opener.open_into(memoryview(bytearray(BUFFER_SIZE)))
 
 
 def test_an_invite_is_proven_under_the_transcript_and_never_sent() -> None:

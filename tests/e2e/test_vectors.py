@@ -1,11 +1,12 @@
 """The frozen vectors: made again by tuunel, and read by a decoder that shares no code with it."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
-from tests.e2e.decoder import RecordReader, read_handshake
+from tests.e2e.decoder import RecordReader, read_handshake, xl
 from tests.e2e.tunnels import AGENT, Stream
 from tests.e2e.vectors import PATH, make_vectors
 from tuunel.buffers import BufferPool
@@ -61,3 +62,15 @@ def test_literal_bodies() -> None:
     assert VECTORS["bodies"]["connected"] == ("09" + b"127.0.0.1".hex() + "c738").ljust(512, "0")
     assert VECTORS["bodies"]["error"] == ("10" + "0e" + b"nobody listens".hex()).ljust(512, "0")
     assert VECTORS["bodies"]["reset"] == "00"
+
+
+@pytest.mark.parametrize("page", ["end-to-end.md", "records.md"])
+def test_the_specification_quotes_the_vectors(page: str) -> None:
+    text = (PATH.parents[2] / "docs" / "spec" / page).read_text()
+    quoted = re.findall(r"\b[0-9a-f]{24,}\b", text)
+    case = VECTORS["invite"]
+    known = {value for value in case.values() if isinstance(value, str)}
+    known |= {record for direction in DIRECTIONS for _, _, record in case[f"{direction}_records"]}
+    known.add(xl(bytes.fromhex(case["f2r"]), "update").hex())
+    assert len(quoted) > 7
+    assert set(quoted) <= known

@@ -127,7 +127,7 @@ BODY_LENGTHS: Final[Mapping[RecordType, tuple[int, int, int]]] = MappingProxyTyp
         RecordType.RESET: (1, 1, 1),
         RecordType.CONNECT: (PAD_BLOCK, PADDED_CEILING, PAD_BLOCK),
         RecordType.CONNECTED: (PAD_BLOCK, PADDED_CEILING, PAD_BLOCK),
-        RecordType.ERROR: (PAD_BLOCK, PADDED_CEILING, PAD_BLOCK),
+        RecordType.ERROR: (PAD_BLOCK, PAD_BLOCK, PAD_BLOCK),
         RecordType.KEY_UPDATE: (0, 0, 1),
         RecordType.PING: (PING_NONCE, PING_NONCE, 1),
         RecordType.PONG: (PING_NONCE, PING_NONCE, 1),
