@@ -16,14 +16,14 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
-from tuunel import control
+from tuunel import controlserver
 from tuunel.devices import Devices, KnownRelay
-from tuunel.dial import interface_networks
 from tuunel.e2e.offer import OfferSecrets, make_offer
 from tuunel.errors import Failure, Reason, UsageError
 from tuunel.events import DeviceSeen, Emit, Notice, Ready
 from tuunel.grants import DEFAULT_TARGETS, Grants
 from tuunel.identity import DeviceID, IdentityKey
+from tuunel.interfaces import Interfaces
 from tuunel.links import Invite, RelayLink
 from tuunel.listeners import known_listeners
 from tuunel.liveness import watch_tunnels
@@ -65,6 +65,7 @@ class Agent:
         self._tunnels = ReverseTunnels(
             self._identity, self._grants, label=device_label(), surroundings=self._surroundings, changed=self._grants_changed, emit=emit
         )
+        self._interfaces = Interfaces()
         self._services = anyio.CancelScope()
         self._connection: HopConnection | None = None
         self._ready: ReadyPool[OfferSecrets] | None = None
@@ -101,7 +102,7 @@ class Agent:
             emit=self._emit,
         )
         async with anyio.create_task_group() as services:
-            await services.start(control.serve, self._home.socket("agent"), self._commands())
+            await services.start(controlserver.serve, self._home.socket("agent"), self._commands())
             try:
                 await presence.run()
             except Failure as failure:
@@ -199,7 +200,7 @@ class Agent:
     # what a target must not be
 
     def _surroundings(self) -> Surroundings:
-        return Surroundings(networks=tuple(interface_networks()), relay=self._relay_endpoints(), listeners=known_listeners(self._home))
+        return Surroundings(networks=self._interfaces.networks(), relay=self._relay_endpoints(), listeners=known_listeners(self._home))
 
     def _relay_endpoints(self) -> tuple[tuple[Address, int], ...]:
         connection = self._connection
@@ -213,7 +214,7 @@ class Agent:
 
     # the control socket
 
-    def _commands(self) -> Mapping[str, control.Handler]:
+    def _commands(self) -> Mapping[str, controlserver.Handler]:
         return {"invite": self._make_invite, "clients": self._list_clients, "revoke": self._revoke, "status": self._status}
 
     async def _make_invite(self, request: Mapping[str, Any]) -> dict[str, Any]:

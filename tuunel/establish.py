@@ -11,7 +11,7 @@ import anyio
 from tuunel.buffers import BufferPool
 from tuunel.e2e.handshake import ACCEPT_HEADER, INIT_HEADER, Initiator, InitReceived, Responder, sealed_length
 from tuunel.e2e.records import MAX_EARLY_BODY, RecordSealer
-from tuunel.e2e.wire import Intent, RecordType, Target
+from tuunel.e2e.wire import Purpose, RecordType, Target
 from tuunel.errors import Failure, Reason, RemoteProtocolError
 from tuunel.rawstream import RawStream
 from tuunel.tunnel import Tunnel
@@ -27,14 +27,14 @@ async def initiate(
     The caller has checked the agent's offer with `initiator`. Raises Failure: TUNNEL_LOST without an answer in `answer_within`
     seconds, the agent's refusal, or PeerMismatch. The stream is closed when it raises.
     """
-    flight = initiator.init(Intent.STANDBY if target is None else Intent.CONNECT)
+    flight = initiator.init(Purpose.STANDBY if target is None else Purpose.CONNECT)
     if target is not None:
         flight += _connect_flight(initiator.sealer, target, early)
     try:
         with anyio.fail_after(answer_within):
             started = time.monotonic()
             await stream.send_all(flight)
-            label = initiator.receive_accept(await _receive_message(stream, ACCEPT_HEADER))
+            initiator.receive_accept(await _receive_message(stream, ACCEPT_HEADER))
     except BaseException as error:
         stream.reset()
         initiator.close()
@@ -43,7 +43,7 @@ async def initiate(
         raise
     tunnel = Tunnel(stream, initiator.sealer, initiator.opener, buffers, initiator.tunnel_id)
     tunnel.rtt = time.monotonic() - started
-    tunnel.peer_label = label
+    tunnel.peer_label = initiator.peer_label
     return tunnel
 
 

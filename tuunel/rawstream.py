@@ -24,6 +24,7 @@ KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 mi
     ("TCP_KEEPCNT", 4),
 )
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
 
@@ -96,12 +97,12 @@ class RawStream:
     @property
     def local(self) -> HostPort:
         """This end's address; an IPv4 address is written as one even on a dual-stack socket. Not for unix sockets."""
-        return _host_port(self._sock.getsockname())
+        return host_port_of(self._sock.getsockname())
 
     @property
     def peer(self) -> HostPort:
         """The other end's address, as `local`. OSError once the connection is gone."""
-        return _host_port(self._sock.getpeername())
+        return host_port_of(self._sock.getpeername())
 
     def fileno(self) -> int:
         """The descriptor, -1 once closed. It stays this stream's own."""
@@ -208,6 +209,13 @@ class RawStream:
             self._eof_read = True
         return n
 
+    async def peek(self) -> bytes:
+        """Wait for the first byte to come and leave it there; b"" is the peer's clean end."""
+        while True:
+            await self.wait_readable()
+            with suppress(BlockingIOError):
+                return self._sock.recv(1, socket.MSG_PEEK)
+
     async def receive_exactly(self, n: int) -> bytes:
         """Wait for `n` bytes and read no more than that. anyio.IncompleteRead when the peer ends before."""
         data = bytearray()
@@ -295,7 +303,8 @@ def _set_options(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _host_port(address: tuple[str, int] | tuple[str, int, int, int]) -> HostPort:
+def host_port_of(address: SocketAddress) -> HostPort:
+    """A TCP socket's address as the socket module gives it; an IPv4 address that a dual-stack socket has mapped is unwrapped."""
     ip = ip_address(address[0])
     mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
     return HostPort(str(mapped or ip), address[1])

@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
-from tuunel import control
+from tuunel import controlserver
 from tuunel.address import HostPort
 from tuunel.errors import StateError
 from tuunel.events import Alarm, Emit, Notice, Ready
@@ -114,7 +114,7 @@ class RelayServer:
     async def _take_in(self, listeners: list[socket.socket], connections: TaskGroup, root: RelayRoot) -> None:
         admin = self._admin
         async with anyio.create_task_group() as services:
-            await services.start(control.serve, self._home.socket("relay"), admin.handlers)
+            await services.start(controlserver.serve, self._home.socket("relay"), admin.handlers)
             services.start_soon(self._renew_leaf, root)
             services.start_soon(serve, listeners, self._serve_stream, connections)
             link = str(await admin.make_link()) if await self._switchboard.store.is_empty() else None
@@ -132,6 +132,14 @@ class RelayServer:
                 self._reception.credentials = new_leaf(root, now)
 
     async def _serve_stream(self, stream: RawStream) -> None:
+        try:
+            connection = await self._receive(stream)
+            if connection is not None:
+                await self._serve_device(connection)
+        except Exception as error:  # a fault of ours ends one connection and not the relay
+            self._emit(Alarm(f"a connection ended by a fault inside tuunel, please report it: {error!r}"))
+
+    async def _receive(self, stream: RawStream) -> DeviceConnection | None:
         connection = None
         with anyio.CancelScope() as scope:
             self._unproven.add(scope)
@@ -139,8 +147,7 @@ class RelayServer:
                 connection = await self._reception.receive(stream)
             finally:
                 self._unproven.discard(scope)
-        if connection is not None:
-            await self._serve_device(connection)
+        return connection
 
     async def _serve_device(self, connection: DeviceConnection) -> None:
         handed_over = False

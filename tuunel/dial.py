@@ -1,0 +1,202 @@
+"""Dialling: resolve a target, let the caller choose among the addresses, connect to exactly one of those, and say truly why it failed.
+
+The name is looked up once, here. What the caller's `allow` has checked is what is connected to: an address, never again the name.
+"""
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
+from typing import Final, TypeAlias
+
+import anyio
+
+from tuunel.address import HostPort
+from tuunel.errors import Failure, Reason, Speaker
+from tuunel.rawstream import RawStream
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
+Allow: TypeAlias = Callable[[list[Address]], Sequence[Address]]
+
+DIAL_TIMEOUT: Final = 10.0  # seconds for the lookup and all connection attempts together
+ATTEMPT_DELAY: Final = 0.25  # seconds before the next address is tried beside the last one: RFC 8305 section 5
+LOCALHOST: Final[tuple[Address, ...]] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+
+_REASONS: Final = {
+    errno.ECONNREFUSED: Reason.CONNECTION_REFUSED,
+    errno.ECONNRESET: Reason.CONNECTION_REFUSED,
+    errno.ETIMEDOUT: Reason.CONNECT_TIMEOUT,
+    errno.EHOSTUNREACH: Reason.HOST_UNREACHABLE,
+    errno.EHOSTDOWN: Reason.HOST_UNREACHABLE,
+    errno.ENETUNREACH: Reason.NET_UNREACHABLE,
+    errno.ENETDOWN: Reason.NET_UNREACHABLE,
+    errno.EADDRNOTAVAIL: Reason.NET_UNREACHABLE,  # no address of that family here, so no way out
+    errno.EAFNOSUPPORT: Reason.NET_UNREACHABLE,
+    errno.EMFILE: Reason.LIMIT,
+    errno.ENFILE: Reason.LIMIT,
+    errno.ENOBUFS: Reason.LIMIT,
+    errno.ENOMEM: Reason.LIMIT,
+}
+#: When several addresses fail for different reasons, the one that says most about the target is told.
+_TELLING: Final = (
+    Reason.CONNECTION_REFUSED,
+    Reason.CONNECT_TIMEOUT,
+    Reason.LIMIT,
+    Reason.HOST_UNREACHABLE,
+    Reason.NET_UNREACHABLE,
+)
+
+
+async def dial(target: HostPort, *, allow: Allow, speaker: Speaker = Speaker.LOCAL, timeout: float = DIAL_TIMEOUT) -> RawStream:  # noqa: ASYNC109
+    """Connect to `target` at one of the addresses that `allow` returns out of those it resolves to; the caller owns the stream.
+
+    The host "" is 127.0.0.1, then ::1. Addresses are tried in order, the next one when the last has failed or after ATTEMPT_DELAY.
+    Failure says, in the name of `speaker`, why none could be connected; `allow` may raise its own. `timeout` is for all of it.
+    """
+    with anyio.move_on_after(timeout):
+        addresses = allow(await resolve(target.host, target.port, speaker=speaker))
+        if not addresses:
+            raise Failure(Reason.POLICY_DENIED, speaker)
+        return await _Race(addresses, target.port).run(speaker)
+    raise Failure(Reason.CONNECT_TIMEOUT, speaker, f"{target} within {timeout:g} s")
+
+
+async def resolve(host: str, port: int, *, speaker: Speaker = Speaker.LOCAL) -> list[Address]:
+    """Look up a host: its addresses, each once, in the resolver's order. An address is itself, "" is the localhost.
+
+    Failure(NAME_NOT_RESOLVED) when there is none.
+    """
+    if not host:
+        return list(LOCALHOST)
+    try:
+        return [ip_address(host)]
+    except ValueError:
+        pass
+    try:
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:  # ValueError: no name that DNS could hold
+        detail = error.strerror if isinstance(error, OSError) and error.strerror else "not a valid name"
+        raise Failure(Reason.NAME_NOT_RESOLVED, speaker, f"{host}: {detail}") from error
+    return list(dict.fromkeys(ip_address(address[0]) for *_, address in found))
+
+
+class _Race:
+    """Connection attempts that start one after the other; the first that connects wins and ends the others."""
+
+    def __init__(self, addresses: Sequence[Address], port: int) -> None:
+        self._addresses = addresses
+        self._port = port
+        self._winner: socket.socket | None = None
+        self._errors: list[OSError] = []
+
+    async def run(self, speaker: Speaker) -> RawStream:
+        try:
+            async with anyio.create_task_group() as attempts:
+                for address in self._addresses:
+                    failed = anyio.Event()
+                    attempts.start_soon(self._attempt, address, failed, attempts.cancel_scope)
+                    with anyio.move_on_after(ATTEMPT_DELAY):
+                        await failed.wait()
+            if self._winner is not None:
+                return RawStream(self._winner)
+        except OSError as error:
+            self._errors.append(error)
+        except BaseException:
+            self._close_winner()
+            raise
+        self._close_winner()
+        raise _failure(self._errors, speaker)
+
+    async def _attempt(self, address: Address, failed: anyio.Event, scope: anyio.CancelScope) -> None:
+        try:
+            sock = await _connect(address, self._port)
+        except OSError as error:
+            self._errors.append(error)
+            failed.set()
+            return
+        if self._winner is not None:
+            sock.close()
+            return
+        self._winner = sock
+        scope.cancel()
+
+    def _close_winner(self) -> None:
+        if self._winner is not None:
+            self._winner.close()
+
+
+async def _connect(address: Address, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(0)
+        try:
+            sock.connect((str(address), port))
+        except BlockingIOError:
+            await anyio.wait_writable(sock)
+            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(code, os.strerror(code)) from None
+        if sock.getsockname() == sock.getpeername():
+            # nobody listens there, and the kernel has picked the target's own port for this end: a connection with itself
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _failure(errors: Sequence[OSError], speaker: Speaker) -> Failure:
+    told = [(_REASONS.get(error.errno or 0, Reason.HOST_UNREACHABLE), error) for error in errors]
+    reason, error = min(told, key=lambda pair: _TELLING.index(pair[0]))
+    return Failure(reason, speaker, "" if error.errno in _REASONS else str(error.strerror or error))
+
+
+def interface_networks() -> list[Network]:
+    """The prefix of every address on this machine's interfaces, from the Linux kernel.
+
+    Elsewhere the standard library has no way to ask: the list is empty, and the default grant then is loopback and private ranges.
+    OSError when the kernel does not answer.
+    """
+    return list(dict.fromkeys(_linux_networks())) if sys.platform == "linux" else []
+
+
+_NLM_REQUEST_DUMP: Final = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
+_NLMSG_ERROR, _NLMSG_DONE, _RTM_NEWADDR, _RTM_GETADDR = 2, 3, 20, 22
+_IFA_ADDRESS: Final = 1  # the address; on a point-to-point link the other end's, which is what its prefix is about
+_HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
+_IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface
+_ATTRIBUTE: Final = struct.Struct("=HH")  # rtattr: length, type
+
+
+def _linux_networks() -> Iterator[Network]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:  # protocol 0: NETLINK_ROUTE, rtnetlink(7)
+        netlink.settimeout(1)
+        netlink.send(_HEADER.pack(_HEADER.size + _IFADDRMSG.size, _RTM_GETADDR, _NLM_REQUEST_DUMP, 1, 0) + bytes(_IFADDRMSG.size))
+        while True:
+            messages = netlink.recv(65536)
+            while messages:
+                length, kind, *_ = _HEADER.unpack_from(messages)
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    raise OSError(errno.EIO, "the kernel does not list its addresses")
+                if kind == _RTM_NEWADDR:
+                    yield from _networks_in(messages[_HEADER.size : length])
+                messages = messages[_aligned(length) :]
+
+
+def _networks_in(message: bytes) -> Iterator[Network]:
+    _, prefix, *_ = _IFADDRMSG.unpack_from(message)
+    attributes = message[_IFADDRMSG.size :]
+    while len(attributes) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(attributes)
+        if kind == _IFA_ADDRESS:
+            yield ip_interface((attributes[_ATTRIBUTE.size : length], prefix)).network
+        attributes = attributes[_aligned(length) :]
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3

@@ -1,0 +1,206 @@
+"""Listening: sockets for an address, unix sockets that survive a crash of their owner, and an accept loop that survives full tables.
+
+`localhost` is both loopbacks, because a browser may try either; `::` is both IP versions.
+"""
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from tuunel.address import HostPort
+from tuunel.errors import ListenError, TuunelError
+from tuunel.rawstream import RawStream, host_port_of
+from tuunel.statefile import locked
+
+LOOPBACKS: Final = ("127.0.0.1", "::1")
+BACKLOG: Final = 1024  # a browser or a fleet may come at once; the kernel has its own lower limit
+PORT_ATTEMPTS: Final = 20  # to find a free port that is free on every address
+EXHAUSTED_PAUSE: Final = 0.1  # seconds to wait for a descriptor; connections stay queued in the kernel meanwhile
+
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NO_SUCH_FAMILY: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
+_STOPPED: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
+_ADVICE: Final = {
+    errno.EADDRINUSE: "another program listens there: stop it, or choose another port with --listen",
+    errno.EADDRNOTAVAIL: "this machine does not have that address",
+    errno.EACCES: "ports below 1024 need a privilege: choose a higher port with --listen",
+}
+_logger = logging.getLogger(__name__)
+
+Handler = Callable[[RawStream], Awaitable[object]]
+
+
+async def open_listeners(where: HostPort) -> list[socket.socket]:
+    """Listen on `where`; the caller owns the sockets. All have the same port, a free one when port 0 was asked. ListenError if any fails.
+
+    `localhost` is 127.0.0.1 and ::1, or 127.0.0.1 alone where there is no IPv6. `::` takes both IP versions, or is 0.0.0.0 there.
+    Any other name is every address that it resolves to.
+    """
+    hosts = await _hosts(where)
+    for attempt in range(PORT_ATTEMPTS):
+        try:
+            return _listen_on(hosts, where)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and where.port == 0 and attempt + 1 < PORT_ATTEMPTS:
+                continue  # the port that one address gave is taken on another
+            raise ListenError(f"cannot listen on {where}: {error.strerror}", _ADVICE.get(error.errno or 0, "")) from error
+    raise AssertionError("unreachable")
+
+
+def address_of(listener: socket.socket) -> HostPort:
+    """The address and real port of a TCP listener."""
+    return host_port_of(listener.getsockname())
+
+
+def open_unix_listener(path: Path) -> socket.socket:
+    """Listen on the unix socket `path`, for this user only (0600). The caller owns it, and unlinks the path before closing it.
+
+    What a dead owner left is replaced. ListenError when a living one listens there, or when the path cannot be used.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with locked(path):  # between two that start at once, one must see the other alive
+            _remove_stale(path)
+            listener.bind(os.fspath(path))
+            path.chmod(0o600)  # nobody can connect before listen()
+            listener.listen(BACKLOG)
+        listener.settimeout(0)
+    except OSError as error:
+        listener.close()
+        raise ListenError(f"cannot listen on {path}: {error.strerror or error}", _ADVICE.get(error.errno or 0, "")) from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+async def serve(listeners: Sequence[socket.socket], handler: Handler, task_group: TaskGroup) -> None:
+    """Accept until cancelled, and run `handler` for each connection in `task_group`, which may outlive this. Closes the listeners.
+
+    The handler owns its stream: it closes it or hands it on. One that raises ends only its own connection, by a reset.
+    """
+    try:
+        async with anyio.create_task_group() as accepting:
+            for listener in listeners:
+                accepting.start_soon(_accept, listener, handler, task_group)
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+async def _accept(listener: socket.socket, handler: Handler, task_group: TaskGroup) -> None:
+    while True:
+        await anyio.wait_readable(listener)
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:
+            if error.errno in _STOPPED:
+                raise
+            if error.errno in _EXHAUSTED:
+                await anyio.sleep(EXHAUSTED_PAUSE)
+            continue  # that one connection failed before it was accepted (accept(2) gives its error), or another loop took it
+        task_group.start_soon(_handle, handler, sock)
+
+
+async def _handle(handler: Handler, sock: socket.socket) -> None:
+    try:
+        stream = RawStream(sock)
+    except OSError:  # gone again
+        sock.close()
+        return
+    try:
+        await handler(stream)
+    except (OSError, anyio.ClosedResourceError, anyio.IncompleteRead, TuunelError):
+        stream.reset()
+    except Exception:
+        stream.reset()
+        _logger.exception("a connection's handler failed")
+    except BaseException:
+        stream.reset()
+        raise
+
+
+async def _hosts(where: HostPort) -> Sequence[str]:
+    if where.host == "localhost":
+        return LOOPBACKS
+    try:
+        return [str(ip_address(where.host))]
+    except ValueError:
+        pass
+    try:
+        found = await anyio.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
+        raise ListenError(f"cannot listen on {where}: the name is not known", "give an address of this machine") from error
+    return list(dict.fromkeys(address[0] for *_, address in found))
+
+
+def _listen_on(hosts: Sequence[str], where: HostPort) -> list[socket.socket]:
+    listeners: list[socket.socket] = []
+    port = where.port
+    try:
+        for host in hosts:
+            try:
+                listener = _listen(host, port)
+            except OSError as error:
+                if where.host == "localhost" and listeners and error.errno in _NO_SUCH_FAMILY:
+                    continue
+                raise
+            listeners.append(listener)
+            port = listener.getsockname()[1]
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return _bind(host, port)
+    except OSError as error:
+        if host == "::" and error.errno in _NO_SUCH_FAMILY:
+            return _bind("0.0.0.0", port)
+        raise
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.settimeout(0)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0)  # a living owner whose backlog is full must not keep us waiting
+        try:
+            probe.connect(os.fspath(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            if path.is_socket():
+                with suppress(FileNotFoundError):
+                    path.unlink()
+                return
+            raise ListenError(f"cannot listen on {path}: it is not a socket", "move it away") from None
+        except BlockingIOError:
+            pass
+    raise ListenError(f"already running: another process listens on {path}", "stop it first, or use another TUUNEL_HOME")
