@@ -1,14 +1,17 @@
 """`tuunel setup`: configuration that works as printed, and files that keep what was theirs."""
 
 import os
+import socket
 import stat
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from tuunel.cli import app
 from tuunel.cli.setup import BEGIN, END, env_lines, ssh_block, write_block
 from tuunel.errors import NotRunning, StateError
+from tuunel.settings import Home
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +42,33 @@ def test_the_shell_gets_socks_that_leaves_names_to_the_proxy(capsys: pytest.Capt
     assert out == env_lines("localhost:1080")
 
 
-def test_the_pac_script_comes_from_the_running_proxy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_shell_gets_the_port_of_the_running_proxy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("tuunel.cli.setup.ask_role", lambda *_: {"listen": ["127.0.0.1:4321", "[::1]:4321"]})
+    assert app.main(["setup", "env"]) == 0
+    assert "http_proxy=http://127.0.0.1:4321" in capsys.readouterr().out
+
+
+def test_the_pac_script_is_the_one_that_the_running_proxy_serves(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Home.find().socket("proxy")
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(path))
+        listener.listen()
+        served = Thread(target=serve_once, args=(listener, b"var proxy;\n"))
+        served.start()
+        assert app.main(["setup", "pac"]) == 0
+        served.join(10)
+    assert capsys.readouterr().out == "var proxy;\n"
+
+
+def serve_once(listener: socket.socket, body: bytes) -> None:
+    client, _ = listener.accept()
+    with client:
+        assert client.recv(4096).startswith(b"GET /proxy.pac HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+def test_without_a_proxy_there_is_no_pac_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["setup", "pac"]) == NotRunning.exit_code
     assert "tuunel proxy" in capsys.readouterr().err
 

@@ -105,11 +105,10 @@ def pac_script() -> str:
 def proxy_address() -> str:
     """Where the running proxy listens; the default address when none runs."""
     try:
-        listen = ask_role("proxy", "status").get("listen")
+        return str(ask_role("proxy", "status")["listen"][0])
     except NotRunning:
         say(f"no tuunel proxy runs here; assuming {DEFAULT_PROXY}")
         return DEFAULT_PROXY
-    return str(listen or DEFAULT_PROXY)
 
 
 def write_block(path: Path, text: str) -> None:
