@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ from tuunel.e2e.offer import OFFER_LIFETIME, make_offer
 from tuunel.e2e.records import BUFFER_SIZE, MAX_EARLY_BODY
 from tuunel.e2e.wire import HANDSHAKE_CEILING, POINT, Accept, Init, Offer, Purpose, RecordType
 from tuunel.errors import Failure, LocalProtocolError, PeerMismatch, Reason, RemoteProtocolError, Speaker
+from tuunel.hkdf import aead_key
 from tuunel.identity import DeviceID, IdentityKey, encode_point
 from tuunel.links import Invite
 from tuunel.relay.wire import OpenRequest, tunnel_id
@@ -54,9 +56,12 @@ def assert_dead(core: Initiator | Responder) -> None:
 
 def test_both_sides_agree_and_know_each_other() -> None:
     handshake = Handshake()
-    received, responder = handshake.run()
+    responder = handshake.responder()
+    received = responder.receive_init(handshake.init())
     assert received.device == FORWARD.device_id
-    assert (received.label, handshake.initiator.peer_label) == ("laptop", "home")
+    assert received.label == "laptop"
+    handshake.initiator.receive_accept(responder.accept("home"))
+    assert handshake.initiator.peer_label == "home"
     assert (received.purpose, received.invite_id, received.proof) == (Purpose.CONNECT, None, None)
     for sealer, opener in ((handshake.initiator.sealer, responder.opener), (responder.sealer, handshake.initiator.opener)):
         stream = Stream(opened=False)
@@ -255,6 +260,20 @@ def test_f_stops_its_own_init_reflected_to_it() -> None:
     with pytest.raises(RemoteProtocolError):
         handshake.initiator.receive_accept(init[1088:])
     assert_dead(handshake.initiator)
+
+
+def test_a_length_that_its_sender_sealed_wrong_is_refused() -> None:
+    """The length is authenticated: a peer with the keys could still make it disagree with the message."""
+    handshake = Handshake()
+    init = handshake.init()
+    hs = handshake.initiator._hs
+    assert hs is not None
+    key = aead_key(hs, "init")
+    header = (512 + 16).to_bytes(2, "big")
+    plaintext = keyschedule.open_init(hs, init[1088:])
+    sealed = ChaCha20Poly1305(key.key).encrypt(key.nonce(0), plaintext, header)
+    with pytest.raises(RemoteProtocolError):
+        keyschedule.open_init(hs, header + sealed)
 
 
 def test_f_uses_an_invite_for_its_own_device_only() -> None:
