@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -16,8 +17,9 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
-from tuunel import controlserver
+from tuunel import control
 from tuunel.devices import Devices, KnownRelay
+from tuunel.dial import resolve
 from tuunel.e2e.offer import OfferSecrets, make_offer
 from tuunel.errors import Failure, Reason, UsageError
 from tuunel.events import DeviceSeen, Emit, Notice, Ready
@@ -38,7 +40,7 @@ from tuunel.reverse import ReverseTunnels
 from tuunel.settings import Home
 from tuunel.statefile import read_json, write_json
 
-INVITE_LIFETIME: Final = 15 * 60  #: seconds, unless asked otherwise
+INVITE_LIFETIME: Final = 15 * 60  #: seconds in which an invite must be used; how long the access lasts is another matter
 ANSWER_TIMEOUT: Final = 10.0  #: seconds for the relay's answer to MINT
 AGENT_FILE_VERSION: Final = 1
 
@@ -71,6 +73,7 @@ class Agent:
         self._ready: ReadyPool[OfferSecrets] | None = None
         self._minting: dict[int, tuple[anyio.Event, list[Minted]]] = {}
         self._invite_tokens: dict[bytes, bytes] = {}
+        self._relay_endpoints: set[tuple[Address, int]] = set()
         self._announced = False
         self._failure: Failure | None = None
 
@@ -102,7 +105,7 @@ class Agent:
             emit=self._emit,
         )
         async with anyio.create_task_group() as services:
-            await services.start(controlserver.serve, self._home.socket("agent"), self._commands())
+            await services.start(control.serve, self._home.socket("agent"), self._commands())
             try:
                 await presence.run()
             except Failure as failure:
@@ -137,6 +140,7 @@ class Agent:
             self._relay, self._identity, self._params, make_offer=self._make_offer, serve=self._tunnels.serve, tasks=tunnels
         )
         try:
+            await self._learn_relay_endpoints(connection)
             await self._send_admission()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ready.run)
@@ -200,51 +204,48 @@ class Agent:
     # what a target must not be
 
     def _surroundings(self) -> Surroundings:
-        return Surroundings(networks=self._interfaces.networks(), relay=self._relay_endpoints(), listeners=known_listeners(self._home))
+        return Surroundings(networks=self._interfaces.networks(), relay=tuple(self._relay_endpoints), listeners=known_listeners(self._home))
 
-    def _relay_endpoints(self) -> tuple[tuple[Address, int], ...]:
-        connection = self._connection
-        endpoints: set[tuple[Address, int]] = set()
+    async def _learn_relay_endpoints(self, connection: HopConnection) -> None:
+        port = self._relay.address.port
         with suppress(OSError):
-            if connection is not None:
-                peer = connection.stream.peer
-                endpoints.add((ip_address(peer.host), peer.port))
-        self._known_endpoints = tuple(endpoints) or getattr(self, "_known_endpoints", ())
-        return self._known_endpoints
+            self._relay_endpoints.add((ip_address(connection.stream.peer.host), port))
+        with suppress(Failure):  # connected by an address that the resolver has forgotten since
+            addresses = await resolve(self._relay.address.host, port)
+            self._relay_endpoints.update((address, port) for address in addresses)
 
     # the control socket
 
-    def _commands(self) -> Mapping[str, controlserver.Handler]:
+    def _commands(self) -> Mapping[str, control.Handler]:
         return {"invite": self._make_invite, "clients": self._list_clients, "revoke": self._revoke, "status": self._status}
 
     async def _make_invite(self, request: Mapping[str, Any]) -> dict[str, Any]:
         now = int(time.time())
-        lifetime = int(request.get("for") or INVITE_LIFETIME)
+        expires = now + INVITE_LIFETIME
         uses = int(request.get("uses") or 1)
+        access = int(request["for"]) if request.get("for") else None
         targets = tuple(request.get("targets") or DEFAULT_TARGETS)
+        name = str(request.get("name") or "")
         secret, token = secrets.token_bytes(16), secrets.token_bytes(16)
-        enrolling = RelayLink(self._relay.address, self._relay.id, token)
-        invite = Invite(enrolling, self._identity.device_id, secret)
-        minted = await self._mint(invite, uses, now + lifetime)
-        if minted.reason is not None:
-            invite = Invite(RelayLink(self._relay.address, self._relay.id, None), self._identity.device_id, secret)
+        write = partial(self._grants.make_invite, secret, targets, uses=uses, expires=expires, name=name, now=now, access=access)
+        await to_thread.run_sync(write)  # before the relay is asked: what cannot be meant must leave no live token behind
+        invite = Invite(RelayLink(self._relay.address, self._relay.id, token), self._identity.device_id, secret)
+        minted = await self._mint(token, invite.invite_id, uses, expires)
+        if minted.reason is None:
+            self._invite_tokens[invite.invite_id] = token
+        else:
             self._emit(Notice("the relay lets this machine enrol nobody: the invite is for machines that are enrolled already"))
-        await to_thread.run_sync(
-            lambda: self._grants.make_invite(
-                secret, targets, uses=uses, expires=now + lifetime, name=str(request.get("name") or ""), now=now
-            )
-        )
-        self._invite_tokens[invite.invite_id] = token
+            invite = Invite(RelayLink(self._relay.address, self._relay.id, None), self._identity.device_id, secret)
         await self._send_admission()
-        return {"invite": str(invite), "expires": now + lifetime, "uses": uses, "targets": list(targets)}
+        return {"invite": str(invite), "expires": expires, "uses": uses, "targets": list(targets), "access": access}
 
-    async def _mint(self, invite: Invite, uses: int, expires: int) -> Minted:
-        if self._connection is None or invite.relay.enrol is None:
+    async def _mint(self, token: bytes, invite_id: bytes, uses: int, expires: int) -> Minted:
+        if self._connection is None:
             raise Failure(Reason.RELAY_UNREACHABLE, detail="an invite is made with the relay's help; the agent is offline")
         number = secrets.randbelow(2**32)
         waiting = self._minting[number] = (anyio.Event(), [])
         try:
-            await self._connection.send(Mint(number, token_hash(invite.relay.enrol), invite.invite_id, uses, expires))
+            await self._connection.send(Mint(number, token_hash(token), invite_id, uses, expires))
             with anyio.fail_after(ANSWER_TIMEOUT):
                 await waiting[0].wait()
         except TimeoutError as error:

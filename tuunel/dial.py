@@ -6,10 +6,8 @@ The name is looked up once, here. What the caller's `allow` has checked is what 
 import errno
 import os
 import socket
-import struct
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, TypeAlias
 
 import anyio
@@ -152,51 +150,3 @@ def _failure(errors: Sequence[OSError], speaker: Speaker) -> Failure:
     told = [(_REASONS.get(error.errno or 0, Reason.HOST_UNREACHABLE), error) for error in errors]
     reason, error = min(told, key=lambda pair: _TELLING.index(pair[0]))
     return Failure(reason, speaker, "" if error.errno in _REASONS else str(error.strerror or error))
-
-
-def interface_networks() -> list[Network]:
-    """The prefix of every address on this machine's interfaces, from the Linux kernel.
-
-    Elsewhere the standard library has no way to ask: the list is empty, and the default grant then is loopback and private ranges.
-    OSError when the kernel does not answer.
-    """
-    return list(dict.fromkeys(_linux_networks())) if sys.platform == "linux" else []
-
-
-_NLM_REQUEST_DUMP: Final = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
-_NLMSG_ERROR, _NLMSG_DONE, _RTM_NEWADDR, _RTM_GETADDR = 2, 3, 20, 22
-_IFA_ADDRESS: Final = 1  # the address; on a point-to-point link the other end's, which is what its prefix is about
-_HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
-_IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface
-_ATTRIBUTE: Final = struct.Struct("=HH")  # rtattr: length, type
-
-
-def _linux_networks() -> Iterator[Network]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:  # protocol 0: NETLINK_ROUTE, rtnetlink(7)
-        netlink.settimeout(1)
-        netlink.send(_HEADER.pack(_HEADER.size + _IFADDRMSG.size, _RTM_GETADDR, _NLM_REQUEST_DUMP, 1, 0) + bytes(_IFADDRMSG.size))
-        while True:
-            messages = netlink.recv(65536)
-            while messages:
-                length, kind, *_ = _HEADER.unpack_from(messages)
-                if kind == _NLMSG_DONE:
-                    return
-                if kind == _NLMSG_ERROR:
-                    raise OSError(errno.EIO, "the kernel does not list its addresses")
-                if kind == _RTM_NEWADDR:
-                    yield from _networks_in(messages[_HEADER.size : length])
-                messages = messages[_aligned(length) :]
-
-
-def _networks_in(message: bytes) -> Iterator[Network]:
-    _, prefix, *_ = _IFADDRMSG.unpack_from(message)
-    attributes = message[_IFADDRMSG.size :]
-    while len(attributes) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(attributes)
-        if kind == _IFA_ADDRESS:
-            yield ip_interface((attributes[_ATTRIBUTE.size : length], prefix)).network
-        attributes = attributes[_aligned(length) :]
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3

@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 from anyio.abc import TaskStatus
 
-from tuunel import controlserver
+from tuunel import control
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.devices import Devices, KnownRelay
@@ -173,7 +173,7 @@ class Proxy:
 
     async def _serve_socket(self, *, task_status: TaskStatus[None]) -> None:
         handlers = {"outcome": self._outcome, "status": self._status}
-        await controlserver.serve(self._home.socket("proxy"), handlers, other=self._own_doors.serve_client, task_status=task_status)
+        await control.serve(self._home.socket("proxy"), handlers, other=self._own_doors.serve_client, task_status=task_status)
 
     async def _outcome(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """How a connection of `nc` ended: its socket cannot tell a reset from an end."""

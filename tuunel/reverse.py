@@ -56,6 +56,7 @@ class ReverseTunnels:
         self._emit = emit
         self._buffers = BufferPool()
         self._clients: dict[Tunnel, DeviceID] = {}
+        self._expiries: dict[Tunnel, int] = {}  # of the grants that connections were opened under
         self._idle: set[Tunnel] = set()
         self._ledger = Ledger(emit)
 
@@ -76,16 +77,21 @@ class ReverseTunnels:
         finally:
             tunnel.reset()
             del self._clients[tunnel]
+            self._expiries.pop(tunnel, None)
 
     async def watch_grants(self) -> None:
         """Cut the tunnels of clients whose grant has ended, by whatever way. Runs until cancelled."""
         while True:
             await anyio.sleep(1)
+            now = int(time.time())
             for device in set(self._clients.values()):
                 try:
-                    self._grants.admit(device, int(time.time()))
+                    self._grants.admit(device, now)
                 except Failure:
                     self.cut(device)
+            for tunnel, expires in list(self._expiries.items()):
+                if now >= expires:
+                    tunnel.reset(Reason.POLICY_REVOKED)
 
     def cut(self, device: DeviceID) -> int:
         """Cut every tunnel of `device`: how many."""
@@ -157,7 +163,7 @@ class ReverseTunnels:
 
         async def attempt(tasks: TaskGroup) -> None:
             try:
-                result.append(await self._dial(device, target))
+                result.append(await self._dial(tunnel, device, target))
             except TuunelError as error:
                 result.append(error)
             tasks.cancel_scope.cancel()
@@ -180,10 +186,12 @@ class ReverseTunnels:
             raise errors[0]
         return streams[0]
 
-    async def _dial(self, device: DeviceID, target: Target) -> RawStream:
+    async def _dial(self, tunnel: Tunnel, device: DeviceID, target: Target) -> RawStream:
         if target.command is not Command.TCP:
             raise Failure(Reason.UNSUPPORTED, Speaker.AGENT)
         grant = self._grants.admit(device, int(time.time()))
+        if grant.expires is not None:
+            self._expiries[tunnel] = grant.expires
         around = self._surroundings()
 
         def allow(addresses: list[Address]) -> list[Address]:

@@ -99,7 +99,7 @@ async def connect(
 
 async def _dial_relay(relay: KnownRelay) -> RawStream:
     try:
-        return await dial(relay.address, allow=list, speaker=Speaker.LOCAL, within=CONNECT_TIMEOUT)
+        return await dial(relay.address, allow=list, speaker=Speaker.LOCAL, timeout=CONNECT_TIMEOUT)
     except Failure as failure:
         raise Failure(Reason.RELAY_UNREACHABLE, detail=f"{relay.address}: {failure}") from failure
 

@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
-from tuunel import controlserver
+from tuunel import control
 from tuunel.address import HostPort
 from tuunel.errors import StateError
 from tuunel.events import Alarm, Emit, Notice, Ready
@@ -114,7 +114,7 @@ class RelayServer:
     async def _take_in(self, listeners: list[socket.socket], connections: TaskGroup, root: RelayRoot) -> None:
         admin = self._admin
         async with anyio.create_task_group() as services:
-            await services.start(controlserver.serve, self._home.socket("relay"), admin.handlers)
+            await services.start(control.serve, self._home.socket("relay"), admin.handlers)
             services.start_soon(self._renew_leaf, root)
             services.start_soon(serve, listeners, self._serve_stream, connections)
             link = str(await admin.make_link()) if await self._switchboard.store.is_empty() else None
