@@ -1,4 +1,4 @@
-"""Front doors that really listen, in a thread with an event loop of its own; their dialer is plain TCP and can be told to fail or to wait."""
+"""Front doors that really listen, in a thread with its own event loop; their dialer is plain TCP, and fails or waits when told to."""
 
 import contextlib
 import socket
@@ -21,7 +21,7 @@ PAC = 'function FindProxyForURL(url, host) { return "DIRECT"; }\n'
 
 @dataclass
 class Doorway:
-    """The doors' address, what was asked of the dialer, and how each connection ended. `failure` and `waiting` tell the dialer what to do."""
+    """The doors: their address, what the dialer was asked, how connections ended; `failure` and `waiting` tell the dialer what to do."""
 
     address: tuple[str, int]
     requests: list[Request] = field(default_factory=list)

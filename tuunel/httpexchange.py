@@ -148,6 +148,7 @@ class _Exchange:
         error: Exception | None = None
         async with anyio.create_task_group() as group:
             self._scope = group.cancel_scope
+            group.start_soon(self._watch_client)
             group.start_soon(self._send_request, forward)
             try:
                 await self._pass_response()
@@ -200,12 +201,18 @@ class _Exchange:
     async def _send_request(self, forward: Forward) -> None:
         try:
             await self._send_head_and_body(forward)
-            await self._watch_client()
+            await self._read_ahead()
         except _OriginDeafError:
-            # it may have answered before it stopped to listen: the response decides
-            await until_broken(self._client)
+            pass  # it may have answered before it stopped to listen: the response decides
         except BROKEN:
-            pass
+            self._lose_client()
+
+    async def _watch_client(self) -> None:
+        # all the time: nobody reads the client while a write to the origin server is blocked
+        await until_broken(self._client)
+        self._lose_client()
+
+    def _lose_client(self) -> None:
         self._client_lost = True
         self._scope.cancel()
 
@@ -230,18 +237,17 @@ class _Exchange:
                     else:
                         door.receive_eof()
 
-    async def _watch_client(self) -> None:
-        """Read ahead until the client has gone. A client that ends its side says so to the origin server, as it would without a proxy."""
+    async def _read_ahead(self) -> None:
+        """Read on, up to a limit. A client that ends its side says so to the origin server, as it would without a proxy."""
         ahead = 0
         while ahead < EARLY_LIMIT:
             data = await self._client.receive(EARLY_LIMIT - ahead)
             if not data:
                 self._door.receive_eof()
                 await self._end_origin()
-                break
+                return
             self._door.receive_data(data)
             ahead += len(data)
-        await until_broken(self._client)
 
     async def _end_origin(self) -> None:
         try:
