@@ -60,14 +60,18 @@ def invite(
         list[str] | None,
         typer.Option(metavar="PATTERN", help="What it opens: '*', 'internet', HOST:PORT, a CIDR or a port range. Repeatable."),
     ] = None,
-    lifetime: Annotated[str, typer.Option("--for", metavar="DURATION", help="How long it can be used.")] = "15m",
+    access: Annotated[
+        str | None, typer.Option("--for", metavar="DURATION", help="How long the access lasts, like 8h; without it, until revoked.")
+    ] = None,
     uses: Annotated[int, typer.Option(metavar="N", min=1, help="How many machines may pair with it.")] = 1,
     name: Annotated[str | None, typer.Option(metavar="WHO", help="What this machine calls the client.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an invite with which another machine can pair with this one, while the agent runs."""
     answer(
-        lambda: ask_role("agent", "invite", targets=checked(target or ["*"]), uses=uses, name=name or "", **{"for": seconds(lifetime)}),
+        lambda: ask_role(
+            "agent", "invite", targets=checked(target or ["*"]), uses=uses, name=name or "", **{"for": seconds(access) if access else None}
+        ),
         _show_invite,
         as_json=as_json,
     )
