@@ -281,7 +281,7 @@ def bring_to(stream: Stream, direction: Direction, phase: Phase) -> bool:
         Phase.ABORTED: [(RecordType.RESET, Reset(None).encode())],
     }[phase]
     if phase is Phase.REFUSED and direction is F2R:
-        return False
+        return False  # only an agent refuses
     for kind, body in way:
         stream.feed(stream.sealer.seal(kind, body))
     assert stream.sealer.phase is stream.opener.phase is phase
@@ -307,16 +307,18 @@ def test_every_record_in_every_phase(direction: Direction, phase: Phase, kind: R
 
 
 def test_the_rules_of_order_in_words() -> None:
-    """The table, said once more: no data before CONNECT or CONNECTED nor after FIN, nothing after ERROR or RESET, no second CONNECT."""
+    """The table, said once more: data only between CONNECT or CONNECTED and FIN, nothing after RESET, one CONNECT, one answer."""
     for direction in Direction:
         table = TRANSITIONS[direction]
         assert {phase for phase, kind in table if kind is RecordType.DATA} == {Phase.OPEN}
         assert {phase for phase, kind in table if kind is RecordType.FIN} == {Phase.OPEN}
-        assert not [kind for phase, kind in table if phase in (Phase.ABORTED, Phase.REFUSED)]
+        assert not [kind for phase, kind in table if phase is Phase.ABORTED]
         assert not [kind for _, kind in table if kind in RESERVED]
     assert [phase for phase, kind in TRANSITIONS[F2R] if kind is RecordType.CONNECT] == [Phase.STANDBY]
     assert not [kind for _, kind in TRANSITIONS[F2R] if kind in (RecordType.CONNECTED, RecordType.ERROR)]
     assert not [kind for _, kind in TRANSITIONS[R2F] if kind is RecordType.CONNECT]
+    for answer in (RecordType.CONNECTED, RecordType.ERROR):
+        assert [phase for phase, kind in TRANSITIONS[R2F] if kind is answer] == [Phase.STANDBY]
 
 
 @pytest.mark.parametrize("kind", [*RESERVED, 0x00, 0x7F, 0xFF])

@@ -90,7 +90,7 @@ class Phase(Enum):
     STANDBY = "standby"  #: nothing but housekeeping so far
     OPEN = "open"  #: app bytes may flow
     FINISHED = "finished"  #: FIN has passed
-    REFUSED = "refused"  #: ERROR has passed
+    REFUSED = "refused"  #: ERROR has passed: no app bytes will ever flow
     ABORTED = "aborted"  #: RESET has passed
 
 
@@ -102,7 +102,7 @@ def _table(opening: Mapping[RecordType, Phase]) -> _Table:
     table = {(Phase.STANDBY, kind): phase for kind, phase in opening.items()}
     table[Phase.OPEN, RecordType.DATA] = Phase.OPEN
     table[Phase.OPEN, RecordType.FIN] = Phase.FINISHED
-    for phase in (Phase.STANDBY, Phase.OPEN, Phase.FINISHED):
+    for phase in set(Phase) - {Phase.ABORTED}:
         table |= {(phase, kind): phase for kind in _HOUSEKEEPING}
         table[phase, RecordType.RESET] = Phase.ABORTED
     return MappingProxyType(table)
