@@ -61,7 +61,6 @@ RANKS: dict[str, tuple[str, ...]] = {
         "dial",
         "pump",
         "control",
-        "controlserver",
         "ledger",
         "listeners",
         "direct",

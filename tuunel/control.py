@@ -1,74 +1,163 @@
-"""The control socket's wire format, and the side that asks: one JSON line each way over a unix socket.
+"""The control socket: how a command talks to a running role of the same TUUNEL_HOME. Source: docs/reference/control-socket.md.
 
-Standard library only: `tuunel nc` asks before anything large is imported. Source: docs/reference/control-socket.md.
+One JSON object a line, a request answered by an answer, over a unix socket that only its user can open. `call` needs nothing but the
+standard library, so that a command that only asks starts fast; what `serve` needs is imported there.
 """
 
 import json
+import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tuunel.errors import Failure, NotRunning, Reason, RemoteProtocolError, Speaker, TuunelError
+from tuunel.errors import Failure, NotRunning, Reason, Speaker, TuunelError, UsageError
 
-MAX_LINE: Final = 1024 * 1024  #: bytes of a request or an answer: the clients of the largest agent fit; a stray peer costs no more
-TIMEOUT: Final = 30.0  #: seconds for an answer: an invite waits for the relay for ten
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
 
-Document = dict[str, Any]
+    from tuunel.rawstream import RawStream
+
+MAX_REQUEST: Final = 64 * 1024  # bytes of a line: a hundred times the longest request there is
+MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes of a line: some 50,000 devices in one list
+CALL_TIMEOUT: Final = 30.0  # seconds without a byte of the answer: no command takes longer
+
+Handler = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
+
+_logger = logging.getLogger(__name__)
 
 
-def call(path: Path, command: str, **arguments: Any) -> Document:
-    """Ask the role that listens at `path` and return its answer.
+async def serve(
+    path: Path,
+    handlers: Mapping[str, Handler],
+    *,
+    other: "Callable[[RawStream], Awaitable[object]] | None" = None,
+    task_status: "TaskStatus[None] | None" = None,
+) -> None:
+    """Serve the control socket at `path` until cancelled; `task_status` is told once it can be called.
 
-    Raises NotRunning when nobody listens there, and the error that the role answered: a Failure keeps its reason, any other its
-    message, advice and exit code.
+    A handler takes the request and returns the fields of its answer; the TuunelError that it raises is the answer too. A connection
+    that does not begin with a JSON object goes to `other`, if given, which then owns it. ListenError when the role is already running.
     """
+    import anyio  # noqa: PLC0415 - slow to import, and callers of `call` do not need it
+
+    from tuunel import listen  # noqa: PLC0415 - as above
+
+    async def serve_stream(stream: "RawStream") -> None:
+        if other is not None and await stream.peek() != b"{":
+            await other(stream)
+        else:
+            await _answer_requests(stream, handlers)
+            await stream.aclose()
+
+    listener = listen.open_unix_listener(path)
+    async with anyio.create_task_group() as connections:
+        if task_status is not None:
+            task_status.started()
+        await listen.serve([listener], serve_stream, connections)
+
+
+def call(path: Path, command: str, /, **arguments: Any) -> dict[str, Any]:
+    """Ask the role that listens on `path`, and return the answer's fields without `ok`. Blocks.
+
+    NotRunning when nobody is there or the role goes away before it has answered. An error answer is raised: as Failure when it has a
+    reason, else as TuunelError, with the message, advice and exit code that the role gave.
+    """
+    request = json.dumps({"command": command, **arguments}).encode() + b"\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(TIMEOUT)
+        connection.settimeout(CALL_TIMEOUT)
         try:
             connection.connect(os.fspath(path))
-            connection.sendall(encode_line({"command": command, **arguments}))
-            with connection.makefile("rb") as lines:
-                answer = decode_line(lines.readline(MAX_LINE + 1))
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise NotRunning(f"nothing listens at {path}") from error
+            connection.sendall(request)
+            answer = _read_answer(connection)
+        except (FileNotFoundError, ConnectionError, EOFError) as error:
+            raise NotRunning(f"no tuunel {path.stem} is running here") from error
+        except TimeoutError as error:
+            raise TuunelError(f"{path} does not answer", "look at the log of the process that serves it") from error
         except OSError as error:
-            raise NotRunning(f"nothing answers at {path}: {error.strerror or error}") from error
-    if answer.pop("ok", False):
+            raise TuunelError(f"cannot ask {path}: {error.strerror or error}") from error
+    if answer.pop("ok"):
         return answer
-    raise error_of(answer.get("error") or {})
+    raise _as_exception(answer["error"])
 
 
-def encode_line(document: Document) -> bytes:
-    """One line of the protocol."""
-    return json.dumps(document).encode() + b"\n"
+def _read_answer(connection: socket.socket) -> dict[str, Any]:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        part = connection.recv(65536)
+        if not part:
+            raise EOFError
+        line += part
+        if len(line) > MAX_ANSWER:
+            raise TuunelError("the answer is too long")
+    answer: dict[str, Any] = json.loads(line)
+    return answer
 
 
-def decode_line(line: bytes) -> Document:
-    """Read one line. RemoteProtocolError when it is no JSON object, or too long."""
-    if len(line) > MAX_LINE:
-        raise RemoteProtocolError("a control line is too long")
+def _as_exception(error: Mapping[str, Any]) -> TuunelError:
+    if error["reason"] is None:
+        raised = TuunelError(error["message"], error["advice"])
+    else:
+        raised = Failure(Reason(error["reason"]), Speaker(error["speaker"]), error["detail"])
+    raised.exit_code = error["exit"]
+    return raised
+
+
+async def _answer_requests(stream: "RawStream", handlers: Mapping[str, Handler]) -> None:
+    waiting = b""
+    while True:
+        line, newline, waiting = waiting.partition(b"\n")
+        if newline:
+            await stream.send_all(await _answer(line, handlers))
+            continue
+        if len(line) > MAX_REQUEST:
+            await stream.send_all(_error(UsageError(f"a request is one line of at most {MAX_REQUEST} bytes")))
+            return
+        data = await stream.receive()
+        if not data:
+            return
+        waiting = line + data
+
+
+async def _answer(line: bytes, handlers: Mapping[str, Handler]) -> bytes:
     try:
-        document = json.loads(line)
+        request = _parse(line)
+        handler = handlers.get(request["command"])
+        if handler is None:
+            raise UsageError(f"unknown command {request['command']!r}", f"known here: {', '.join(sorted(handlers))}")
+        return _line({"ok": True, **await handler(request)})
+    except TuunelError as error:
+        return _error(error)
+    except (KeyError, TypeError, ValueError) as error:
+        return _error(UsageError(f"these arguments cannot be meant: {error}"))
+    except Exception:
+        _logger.exception("a control command failed")
+        return _error(Failure(Reason.INTERNAL))
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError("a control line is no JSON") from error
-    if not isinstance(document, dict):
-        raise RemoteProtocolError("a control line is no JSON object")
-    return document
+        raise UsageError("a request is a JSON object") from error
+    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+        raise UsageError("a request is a JSON object with a 'command'")
+    return request
 
 
-def error_document(error: TuunelError) -> Document:
-    """What of an error goes over the socket."""
-    document: Document = {"message": str(error), "advice": error.advice, "exit": error.exit_code}
-    if isinstance(error, Failure):
-        document |= {"reason": error.reason.value, "speaker": error.speaker.value, "detail": error.detail}
-    return document
+def _error(error: TuunelError) -> bytes:
+    failure = error if isinstance(error, Failure) else None
+    described = {
+        "message": str(error),
+        "advice": error.advice,
+        "exit": error.exit_code,
+        "reason": failure and failure.reason,
+        "speaker": failure and failure.speaker,
+        "detail": failure.detail if failure else "",
+    }
+    return _line({"ok": False, "error": described})
 
 
-def error_of(document: Document) -> TuunelError:
-    """The error that a document describes, as far as this version knows it."""
-    if document.get("reason") in set(Reason):
-        return Failure(Reason(document["reason"]), Speaker(document.get("speaker", "local")), str(document.get("detail", "")))
-    error = TuunelError(str(document.get("message", "the command failed")), str(document.get("advice", "")))
-    error.exit_code = int(document.get("exit", 1))
-    return error
+def _line(answer: Mapping[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"

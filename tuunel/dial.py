@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, TypeAlias
 
 import anyio
@@ -17,7 +17,6 @@ from tuunel.errors import Failure, Reason, Speaker
 from tuunel.rawstream import RawStream
 
 Address: TypeAlias = IPv4Address | IPv6Address
-Network: TypeAlias = IPv4Network | IPv6Network
 Allow: TypeAlias = Callable[[list[Address]], Sequence[Address]]
 
 DIAL_TIMEOUT: Final = 10.0  # seconds for the lookup and all connection attempts together

@@ -62,7 +62,7 @@ def address_of(listener: socket.socket) -> HostPort:
 
 
 def open_unix_listener(path: Path) -> socket.socket:
-    """Listen on the unix socket `path`, for this user only (0600). The caller owns it, and unlinks the path before closing it.
+    """Listen on the unix socket `path`, for this user only (0600). The caller owns it: `serve` it, or `close_listener`.
 
     What a dead owner left is replaced. ListenError when a living one listens there, or when the path cannot be used.
     """
@@ -84,7 +84,7 @@ def open_unix_listener(path: Path) -> socket.socket:
 
 
 async def serve(listeners: Sequence[socket.socket], handler: Handler, task_group: TaskGroup) -> None:
-    """Accept until cancelled, and run `handler` for each connection in `task_group`, which may outlive this. Closes the listeners.
+    """Accept until cancelled, and run `handler` for each connection in `task_group`, which may outlive this. Owns the listeners.
 
     The handler owns its stream: it closes it or hands it on. One that raises ends only its own connection, by a reset.
     """
@@ -94,7 +94,15 @@ async def serve(listeners: Sequence[socket.socket], handler: Handler, task_group
                 accepting.start_soon(_accept, listener, handler, task_group)
     finally:
         for listener in listeners:
-            listener.close()
+            close_listener(listener)
+
+
+def close_listener(listener: socket.socket) -> None:
+    """Close a listener, and remove the path of a unix one."""
+    if listener.family == socket.AF_UNIX:
+        with suppress(OSError):  # first: once it is closed, the path may belong to the next owner
+            Path(listener.getsockname()).unlink()
+    listener.close()
 
 
 async def _accept(listener: socket.socket, handler: Handler, task_group: TaskGroup) -> None:
