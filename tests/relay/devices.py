@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TypeVar
 
+import anyio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tuunel.address import HostPort
@@ -25,7 +26,17 @@ class Gone(Exception):
 
 
 async def connect(address: HostPort) -> RawStream:
-    sock = socket.create_connection((address.host, address.port))  # loopback: at once
+    sock = socket.socket()
+    sock.setblocking(False)
+    try:
+        sock.connect_ex((address.host, address.port))
+        await anyio.wait_writable(sock)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+    except BaseException:
+        sock.close()
+        raise
     return RawStream(sock)
 
 

@@ -12,14 +12,15 @@ import pytest
 
 from tests.relay.devices import Device, Hop, connect, make_offer, make_open
 from tuunel.address import HostPort
-from tuunel.errors import Failure, Reason, Speaker, StateError
+from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, StateError
 from tuunel.events import Alarm, ConnectionClosed, ConnectionOpened, DeviceSeen, Event, Notice, Ready
-from tuunel.identity import IdentityKey
+from tuunel.identity import DeviceID, IdentityKey
 from tuunel.links import PLACEHOLDER_HOST, RelayLink, parse_link
 from tuunel.relay import attendance, reception, registry, server, tunnels
 from tuunel.relay.credentials import load_root, new_leaf
 from tuunel.relay.handshake import Register
 from tuunel.relay.server import RelayServer
+from tuunel.relay.store import StoredDevice
 from tuunel.relay.wire import (
     Admission,
     Demand,
@@ -36,6 +37,7 @@ from tuunel.relay.wire import (
     Role,
     Switch,
     Unenrol,
+    admission_records,
     token_hash,
     tunnel_id,
 )
@@ -720,3 +722,82 @@ async def test_registering_on_every_kind_of_connection_works(relay: Relay) -> No
     device = relay.device(Role.FORWARD)
     hop = await device.connect(Purpose.DIAL, register=Register(await relay.token(), "one shot"))
     await hop.synchronise()
+
+
+# -- what must not go wrong
+
+
+async def test_who_is_banned_while_he_logs_in_does_not_slip_in(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = await relay.forward()
+    store = relay.server._switchboard.store
+    look_up = store.device
+
+    async def look_up_just_before_the_ban(device: DeviceID) -> StoredDevice | None:
+        found = await look_up(device)
+        monkeypatch.setattr(store, "device", look_up)
+        await relay.ask("revoke", device=str(device))
+        return found
+
+    monkeypatch.setattr(store, "device", look_up_just_before_the_ban)
+    assert (await refusal(forward.dial())).reason is Reason.DEVICE_BANNED
+
+
+async def test_a_registry_that_cannot_be_written_refuses_the_device_and_alarms_the_operator(relay: Relay) -> None:
+    store = relay.server._switchboard.store
+    token = await relay.token()
+    store._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(RemoteProtocolError):
+        await relay.device(Role.FORWARD).enrol(token)
+    assert "devices.db" in (await relay.until(Alarm)).text
+    store._db.execute("PRAGMA query_only = OFF")
+    await relay.device(Role.FORWARD).enrol(token)
+    relay.events.clear()
+
+
+async def test_a_fault_of_ours_ends_one_connection_and_not_the_relay(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = await relay.forward()
+
+    async def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(relay.server._tunnels, "serve_dial", fail)
+        assert await (await forward.dial()).is_closed()
+    assert "report" in (await relay.until(Alarm)).text
+    relay.events.clear()
+    await (await forward.dial()).synchronise()
+
+
+async def test_a_long_admission_list_comes_in_several_records(relay: Relay) -> None:
+    forward = await relay.forward()
+    agent, control = await relay.agent()
+    others = [DeviceID.from_public_key(b"\x04" + number.to_bytes(64)) for number in range(600)]
+    await control.send(*admission_records(enrolled=False, paired=[*others, forward.id], invites=(), revoked=()))
+    await control.synchronise()
+    await agent.ready()
+    await (await forward.dial(make_open(agent.id))).receive(PairedForward)
+
+
+async def test_many_opens_at_once_are_all_served_by_an_agent_that_follows_demand(relay: Relay) -> None:
+    forward = await relay.forward()
+    agent, control = await relay.agent(forward)
+    pairs = 100
+
+    async def open_one() -> None:
+        dial = await forward.dial(make_open(agent.id))
+        await dial.receive(PairedForward)
+        await dial.stream.send_all(b"x")
+
+    async def serve_one() -> None:
+        ready = await agent.ready()
+        await ready.receive(PairedAgent)
+        await ready.send(Switch())
+        assert (ready.channel.trailing_data or await ready.stream.receive()) == b"x"
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(pairs):
+                tasks.start_soon(open_one)
+                tasks.start_soon(serve_one)
+    assert len((await relay.ask("status"))["tunnels"]) == pairs
+    await control.synchronise()

@@ -1,10 +1,11 @@
 """What the operator may ask a running relay: link, devices, revoke, status. docs/reference/control-socket.md, docs/spec/relay.md."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tuunel.address import HostPort
+from tuunel.control import Handler
 from tuunel.errors import Reason, UsageError
 from tuunel.events import DeviceSeen
 from tuunel.identity import DeviceID
@@ -17,6 +18,7 @@ LINK_LIFETIME: Final = 24 * 3600  #: seconds, unless asked otherwise
 MAX_USES: Final = 65535
 MAX_LIFETIME: Final = 10 * 365 * 86400
 
+Request = Mapping[str, Any]
 Document = dict[str, Any]
 
 
@@ -30,7 +32,7 @@ class Admin:
         self._relay_id = relay_id
 
     @property
-    def handlers(self) -> Mapping[str, Callable[[Document], Awaitable[Document]]]:
+    def handlers(self) -> Mapping[str, Handler]:
         """The commands by name."""
         return {"link": self._link, "devices": self._devices, "revoke": self._revoke, "status": self._status}
 
@@ -40,12 +42,12 @@ class Admin:
         await self._switchboard.store.add_operator_token(token_hash(token), uses=uses, lifetime=lifetime)
         return RelayLink(self.address, self._relay_id, token)
 
-    async def _link(self, request: Document) -> Document:
+    async def _link(self, request: Request) -> Document:
         uses = _number(request, "uses", 1, MAX_USES)
         lifetime = _number(request, "for", LINK_LIFETIME, MAX_LIFETIME)
         return {"link": str(await self.make_link(uses, lifetime))}
 
-    async def _devices(self, _: Document) -> Document:
+    async def _devices(self, _: Request) -> Document:
         return {"devices": [self._describe(device) for device in await self._switchboard.store.devices()]}
 
     def _describe(self, device: StoredDevice) -> Document:
@@ -61,7 +63,7 @@ class Admin:
             "sponsor": ", ".join("operator" if sponsor is None else str(sponsor) for sponsor in device.sponsors),
         }
 
-    async def _revoke(self, request: Document) -> Document:
+    async def _revoke(self, request: Request) -> Document:
         device = DeviceID.parse(str(request.get("device", "")))
         if await self._switchboard.store.ban(device) is None:
             raise UsageError(f"no device {device} is enrolled at this relay", "see 'tuunel relay devices'")
@@ -69,7 +71,7 @@ class Admin:
         self._switchboard.emit(DeviceSeen(str(device), "banned"))
         return {"revoked": str(device), "cut": cut}
 
-    async def _status(self, _: Document) -> Document:
+    async def _status(self, _: Request) -> Document:
         registry = self._switchboard.registry
         return {
             "role": "relay",
@@ -90,7 +92,7 @@ class Admin:
         }
 
 
-def _number(request: Document, name: str, default: int, ceiling: int) -> int:
+def _number(request: Request, name: str, default: int, ceiling: int) -> int:
     value = request.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= ceiling:
         raise UsageError(f"'{name}' is a whole number from 1 to {ceiling}")
