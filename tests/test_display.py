@@ -106,6 +106,14 @@ def test_the_relays_table_shows_devices_and_bytes_only() -> None:
     assert row.split()[:3] == ["aaaaa-bbbbb", "ccccc-ddddd", "dialing"]
 
 
+def test_the_agents_table_names_the_client_and_no_front_door() -> None:
+    screen = Screen("agent")
+    screen.open(1, target="localhost:22", device="laptop", door="tunnel")
+    titles, row = screen.text()[-2:]
+    assert titles.split()[:4] == ["TARGET", "CLIENT", "PATH", "STATE"]
+    assert row.split()[:4] == ["localhost:22", "laptop", "relay", "dialing"]
+
+
 def test_an_ended_row_stays_a_few_seconds_with_its_whole_reason() -> None:
     screen = Screen()
     screen.open(1)

@@ -149,13 +149,28 @@ def test_log_lines_read_like_sentences() -> None:
         "proxy ready on localhost:1080",
         "next:   curl localhost:1080",
         "relay relay.example.net:7443 online",
-        "#1 home.tuunel:80, device home, by socks5, relay",
+        "#1 home.tuunel:80, device home, by socks5, path relay",
         "#1 open, tunnel k7q2abcd",
         "#1 ended done, 0 bytes up, 0 bytes down",
         "device mrupz-3btpu (laptop) paired",
         "read me once",
         "ALARM: something is wrong",
     ]
+
+
+def test_a_new_round_trip_time_is_no_log_line() -> None:
+    stream = io.StringIO()
+    journal = LogJournal(stream, lambda _: (), noon)
+    for rtt, state in ((None, "connecting"), (None, "online"), (0.1, "online"), (0.2, "online"), (None, "offline"), (None, "online")):
+        journal(RelayStateChanged("relay:1", state, rtt=rtt))
+    assert [line.split()[-1] for line in stream.getvalue().splitlines()] == ["connecting", "online", "offline", "online"]
+
+
+@pytest.mark.parametrize("door", ["tunnel", "relay", ""])
+def test_a_role_with_one_way_in_names_no_front_door(door: str) -> None:
+    stream = io.StringIO()
+    LogJournal(stream, lambda _: (), noon)(ConnectionOpened(3, "localhost:22", "laptop", door, "relay", Traffic()))
+    assert stream.getvalue() == "2026-11-22T12:00:00Z #3 localhost:22, device laptop, path relay\n"
 
 
 class Gone(io.StringIO):

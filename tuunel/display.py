@@ -102,8 +102,9 @@ def columns_of(role: str) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
     """The columns that name a connection, and those that say how it is: an ended row shows its reason across the latter."""
     if role == "relay":  # it knows device IDs and byte counts, nothing else
         return (_label("TO DEVICE", "target"), _label("FROM DEVICE", "device")), (STATE, *FIGURES)
-    other = "CLIENT" if role == "agent" else "DEVICE"
-    return (_label("TARGET", "target"), _label(other, "device"), DOOR, PATH), (STATE, *FIGURES)
+    if role == "agent":
+        return (_label("TARGET", "target"), _label("CLIENT", "device"), PATH), (STATE, *FIGURES)
+    return (_label("TARGET", "target"), _label("DEVICE", "device"), DOOR, PATH), (STATE, *FIGURES)
 
 
 def _label(title: str, name: str) -> Column:

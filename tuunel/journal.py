@@ -35,6 +35,7 @@ EVENT_NAMES: Final[dict[type[Event], str]] = {
     Notice: "notice",
     Alarm: "alarm",
 }
+NO_DOORS: Final = frozenset({"", "tunnel", "relay"})  # a relay and an agent have one way in: nothing to tell apart
 MAX_HELD = 256  # events kept while a role is not ready yet; a relay that stays away says little, and the oldest is worth least
 
 Now = Callable[[], datetime]
@@ -104,6 +105,7 @@ class LogJournal:
         self._next_steps = next_steps
         self._now = now
         self._open: dict[int, ConnectionOpened] = {}
+        self._relays: dict[str, tuple[str, str]] = {}
 
     def __call__(self, event: Event) -> None:
         """Write `event`."""
@@ -124,6 +126,11 @@ class LogJournal:
                 yield f"#{event.id} {event.state}{tunnel}"
             case ConnectionClosed():
                 yield self._closed(event)
+            case RelayStateChanged() if self._relays.get(event.relay) == (event.state, event.detail):
+                return  # only the round-trip time has changed
+            case RelayStateChanged():
+                self._relays[event.relay] = (event.state, event.detail)
+                yield sentence(event)
             case _:
                 yield sentence(event)
 
@@ -136,7 +143,8 @@ class LogJournal:
 
 def described(event: ConnectionOpened) -> str:
     """A connection in a few words, safe to show."""
-    parts = (event.target, event.device and f"device {event.device}", event.door and f"by {event.door}", event.path)
+    door = event.door not in NO_DOORS and f"by {event.door}"
+    parts = (event.target, event.device and f"device {event.device}", door, event.path and f"path {event.path}")
     return ", ".join(printable(part) for part in parts if part)
 
 

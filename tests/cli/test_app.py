@@ -145,12 +145,13 @@ def test_invite(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["invite"]) == 0
     assert app.main(["invite", "--target", "*", "--target", "10.0.0.1:22", "--for", "8h", "--uses", "2", "--name", "bob", "--json"]) == 0
     assert questions == [
-        ("agent", "invite", {"targets": ["*"], "uses": 1, "name": "", "for": 900}),
+        ("agent", "invite", {"targets": ["*"], "uses": 1, "name": "", "for": None}),
         ("agent", "invite", {"targets": ["*", "10.0.0.1:22"], "uses": 2, "name": "bob", "for": 28800}),
     ]
     out, errors = capsys.readouterr()
     assert out == f"{INVITE}\n" + json.dumps(reply) + "\n"
     assert f"tuunel pair '{INVITE}' --name NAME" in errors
+    assert app.main(["invite", "--for", ""]) == UsageError.exit_code
 
 
 def test_clients(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:

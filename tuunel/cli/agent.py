@@ -68,13 +68,12 @@ def invite(
     as_json: AsJson = False,
 ) -> None:
     """Make an invite with which another machine can pair with this one, while the agent runs."""
-    answer(
-        lambda: ask_role(
-            "agent", "invite", targets=checked(target or ["*"]), uses=uses, name=name or "", **{"for": seconds(access) if access else None}
-        ),
-        _show_invite,
-        as_json=as_json,
-    )
+
+    def work() -> Document:
+        duration = seconds(access) if access is not None else None
+        return ask_role("agent", "invite", targets=checked(target or ["*"]), uses=uses, name=name or "", **{"for": duration})
+
+    answer(work, _show_invite, as_json=as_json)
 
 
 def checked(patterns: Sequence[str]) -> list[str]:
@@ -88,7 +87,7 @@ def checked(patterns: Sequence[str]) -> list[str]:
 
 def _show_invite(document: Document) -> None:
     put(document["invite"])
-    say(f"valid until {when(document['expires'])}", *after_invite(document["invite"]))
+    say(f"to be used until {when(document['expires'])}", *after_invite(document["invite"]))
 
 
 def clients(*, as_json: AsJson = False) -> None:
