@@ -34,7 +34,9 @@ async def initiate(
         with anyio.fail_after(answer_within):
             started = time.monotonic()
             await stream.send_all(flight)
-            initiator.receive_accept(await _receive_message(stream, ACCEPT_HEADER))
+            incoming = _Incoming(stream)
+            initiator.receive_accept(await incoming.message(ACCEPT_HEADER))
+            initiator.opener.receive_data(incoming.rest)
     except BaseException as error:
         stream.reset()
         initiator.close()
@@ -53,16 +55,23 @@ def _connect_flight(sealer: RecordSealer, target: Target, early: bytes) -> bytes
 
 
 async def respond(
-    stream: RawStream, responder: Responder, buffers: BufferPool, *, admit: Callable[[InitReceived], Awaitable[None]], label: str
+    stream: RawStream,
+    first: bytes,
+    responder: Responder,
+    buffers: BufferPool,
+    *,
+    admit: Callable[[InitReceived], Awaitable[None]],
+    label: str,
 ) -> tuple[Tunnel, InitReceived]:
-    """The agent's side: INIT, then `admit` decides on who sent it (it raises Failure to refuse), then ACCEPT.
+    """The agent's side: INIT (which may begin with `first`, read already), then `admit` decides on who sent it, then ACCEPT.
 
-    Raises that Failure after having sent the refusal; RemoteProtocolError for an INIT that proves nothing; TimeoutError and OSError.
-    The stream is closed when it raises.
+    `admit` raises Failure to refuse; it is raised here after the refusal was sent. RemoteProtocolError or PeerMismatch for an INIT that
+    proves nothing; TimeoutError, OSError, anyio.IncompleteRead. The stream is closed when it raises.
     """
     try:
         with anyio.fail_after(INIT_TIMEOUT):
-            received = responder.receive_init(await _receive_message(stream, INIT_HEADER))
+            incoming = _Incoming(stream, first)
+            received = responder.receive_init(await incoming.message(INIT_HEADER))
         try:
             await admit(received)
         except Failure as refusal:
@@ -70,6 +79,7 @@ async def respond(
             await stream.aclose()
             raise
         await stream.send_all(responder.accept(label))
+        responder.opener.receive_data(incoming.rest)
     except BaseException:
         stream.reset()
         responder.close()
@@ -77,9 +87,26 @@ async def respond(
     return Tunnel(stream, responder.sealer, responder.opener, buffers, responder.tunnel_id), received
 
 
-async def _receive_message(stream: RawStream, header: int) -> bytes:
-    head = await stream.receive_exactly(header)
-    return head + await stream.receive_exactly(sealed_length(head))
+class _Incoming:
+    """Reads one handshake message; `rest` is what arrived behind it: the peer's first records."""
+
+    def __init__(self, stream: RawStream, first: bytes = b"") -> None:
+        self.rest = first
+        self._stream = stream
+
+    async def message(self, header: int) -> bytes:
+        await self._gather(header)
+        length = header + sealed_length(self.rest[:header])
+        await self._gather(length)
+        message, self.rest = self.rest[:length], self.rest[length:]
+        return message
+
+    async def _gather(self, length: int) -> None:
+        while len(self.rest) < length:
+            data = await self._stream.receive()
+            if not data:
+                raise anyio.IncompleteRead
+            self.rest += data
 
 
 def _why(error: BaseException) -> str:

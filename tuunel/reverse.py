@@ -60,11 +60,14 @@ class ReverseTunnels:
         self._idle: set[Tunnel] = set()
         self._ledger = Ledger(emit)
 
-    async def serve(self, stream: RawStream, paired: PairedAgent, secrets: OfferSecrets) -> None:
-        """Serve one tunnel from INIT to its end. Owns `stream`. Raises nothing but bugs and cancellation."""
+    async def serve(self, stream: RawStream, first: bytes, paired: PairedAgent, secrets: OfferSecrets) -> None:
+        """Serve one tunnel from INIT to its end. Owns `stream`, of which `first` was read already.
+
+        Raises nothing but bugs and cancellation.
+        """
         try:
             responder = Responder(self._identity, secrets, paired.public_key, paired.open, int(time.time()), buffers=self._buffers)
-            tunnel, received = await respond(stream, responder, self._buffers, admit=self._admit, label=self._label)
+            tunnel, received = await respond(stream, first, responder, self._buffers, admit=self._admit, label=self._label)
         except PeerMismatch as mismatch:
             self._emit(Alarm(str(mismatch)))
             return
@@ -134,7 +137,7 @@ class ReverseTunnels:
                 end = await self._carry(tunnel, device, target, entry)
         except (Failure, OSError, ProtocolError, anyio.ClosedResourceError):
             return  # told to the forward proxy where it can be told, and written into the ledger
-        entry.end(end, tunnel.cut_reason)
+        entry.end(end, "" if end == PumpEnd.DONE else tunnel.cut_reason)
 
     async def _carry(self, tunnel: Tunnel, device: DeviceID, target: Target, entry: Entry) -> str:
         early = bytearray()

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import anyio
 
@@ -21,10 +21,14 @@ from tuunel.rawstream import RawStream
 
 QUIET: Final = 15.0  #: seconds without a record before a PING
 DEAD: Final = 30.0  #: seconds without a record before the tunnel is lost
+IDLE: Final = 1.0  #: seconds without a write after which records are small again, so that a thin line shows the first bytes soon
 KEY_LIFETIME: Final = 3600.0  #: seconds before this end's keys are replaced
 ANSWER_TIMEOUT: Final = 20.0  #: seconds from CONNECT to CONNECTED or ERROR: the agent's own dial gives up after ten
 EARLY_LIMIT: Final = 64 * 1024  #: bytes that an agent holds while it dials
 _CONTROL_BURST: Final = 64  #: records without app bytes handled in one go: a peer that sends nothing else must not starve other tunnels
+
+
+Body = TypeVar("Body", Target, Connected, Error, Reset)
 
 
 class TunnelCut(ConnectionResetError):
@@ -50,9 +54,9 @@ class Tunnel:
         self._sending = anyio.Lock()
         self._queue: list[Callable[[], bytes]] = []  # records to send when the writer is free; sealed then, in the order of the wire
         self._fin_sent = False
-        self._more = False
+        self._more = True  # records may have come with the handshake
         self._reading_since: float | None = None
-        self._heard = self._keyed = time.monotonic()
+        self._heard = self._keyed = self._wrote = time.monotonic()
         self._pinged: tuple[bytes, float] | None = None
 
     # Conduit
@@ -94,6 +98,9 @@ class Tunnel:
         """Seal `buffer[1:1+n]` as one record and send it. Raises OSError when the connection is gone."""
         async with self._sending:
             self._check_whole()
+            if (now := time.monotonic()) - self._wrote > IDLE:
+                self._sealer.restart_growth()
+            self._wrote = now
             if self._sealer.needs_key_update:
                 await self.stream.send_all(self._sealer.key_update())
             out = self._buffers.borrow()
@@ -117,11 +124,13 @@ class Tunnel:
                 self.stream.send_now(self._sealer.seal(RecordType.RESET, Reset(reason).encode()))
         self.cut_reason = self.cut_reason or "cut at this end"
         self.stream.reset()
-        self._opener.close()
+        self._forget()
 
     async def aclose(self) -> None:
         """Close: cleanly when both directions have ended, by a reset otherwise."""
-        if self._fin_sent and self._opener.fin_received:
+        if self._fin_sent and self._opener.fin_received and not self.cut_reason:
+            self.cut_reason = "closed"
+            self._forget()
             await self.stream.aclose()
         else:
             self.reset()
@@ -167,14 +176,14 @@ class Tunnel:
     async def _connected(self) -> HostPort:
         kind, body = await self._receive(RecordType.CONNECTED, RecordType.ERROR)
         if kind is RecordType.ERROR:
-            error = Error.decode(body)
+            error = self._decode(Error, body)
             raise Failure(error.reason, Speaker.AGENT, error.detail)
-        return Connected.decode(body).bound
+        return self._decode(Connected, body).bound
 
     async def requested(self) -> Target:
         """The agent's side: wait, as long as it takes, for what the forward proxy asks for. Raises TunnelCut."""
         _, body = await self._receive(RecordType.CONNECT)
-        return Target.decode(body)
+        return self._decode(Target, body)
 
     async def answer_connected(self, bound: HostPort) -> None:
         """The agent's side: the target is connected."""
@@ -251,7 +260,7 @@ class Tunnel:
 
     async def flush(self) -> None:
         """Send what is queued, unless a writer is at work: it does so when it is done."""
-        if self._queue and not self._sending.locked():
+        if self._queue and not (self._sending.locked() or self.cut_reason):
             async with self._sending:
                 await self._send_queue()
 
@@ -300,10 +309,21 @@ class Tunnel:
             case RecordType.PAD | RecordType.KEY_UPDATE:
                 pass
             case RecordType.RESET:
-                reason = Reset.decode(body).reason
+                reason = self._decode(Reset, body).reason
                 self._cut(f"the other end reset it{f' ({reason})' if reason else ''}")
             case _:
                 self._cut(f"{kind.name} came out of turn")
+
+    def _decode(self, message: type[Body], body: bytes) -> Body:
+        try:
+            return message.decode(body)
+        except RemoteProtocolError as error:
+            self._cut(str(error))
+
+    def _forget(self) -> None:
+        self._queue.clear()
+        self._sealer.close()
+        self._opener.close()
 
     def _check_whole(self) -> None:
         if self.cut_reason:
@@ -312,5 +332,5 @@ class Tunnel:
     def _cut(self, reason: str) -> NoReturn:
         self.cut_reason = self.cut_reason or reason
         self.stream.reset()
-        self._opener.close()
+        self._forget()
         raise TunnelCut(self.cut_reason)

@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 
 from tuunel.backoff import Backoff
 from tuunel.devices import KnownRelay
-from tuunel.errors import Failure, Reason
+from tuunel.errors import Failure
 from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
 from tuunel.relay.client import HopConnection, connect
@@ -33,8 +33,8 @@ Secrets = TypeVar("Secrets")
 class ReadyPool(Generic[Secrets]):
     """Keeps READY connections at one relay while `run` runs, which belongs to one CONTROL connection.
 
-    `make_offer` gives an OFFER's bytes and the secrets to keep with it. A connection that is paired goes to `serve`, in `tasks`:
-    it may outlive this pool.
+    `make_offer` gives an OFFER's bytes and the secrets to keep with it. A connection that is paired goes to `serve`, with the bytes of
+    the pipe that arrived already, in `tasks`: it may outlive this pool.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ReadyPool(Generic[Secrets]):
         params: Params,
         *,
         make_offer: Callable[[], tuple[bytes, Secrets]],
-        serve: Callable[[RawStream, PairedAgent, Secrets], Coroutine[Any, Any, None]],
+        serve: Callable[[RawStream, bytes, PairedAgent, Secrets], Coroutine[Any, Any, None]],
         tasks: TaskGroup,
     ) -> None:
         self._relay = relay
@@ -103,11 +103,10 @@ class ReadyPool(Generic[Secrets]):
                 paired = await self._paired(connection)
                 with anyio.CancelScope(shield=True):
                     await connection.send(Switch())
-                stream, surplus = connection.into_pipe()
-                if surplus:
-                    raise Failure(Reason.PROTOCOL, detail="bytes of the tunnel before SWITCH")
+                # The relay passes the forward proxy's bytes on without waiting for SWITCH: some may be here already.
+                stream, first = connection.into_pipe()
                 self._used = time.monotonic()
-                self._tasks.start_soon(self._serve, stream, paired, secrets)
+                self._tasks.start_soon(self._serve, stream, first, paired, secrets)
                 return
         except BaseException:
             connection.close()
