@@ -29,6 +29,11 @@ def test_the_command_line_imports_no_role_and_no_screen() -> None:
     assert not loaded & {*slow, "tuunel.agent", "tuunel.proxy", "tuunel.relay.server", "tuunel.netcat", "tuunel.demo"}
 
 
+def test_nc_through_a_running_proxy_needs_the_standard_library_only() -> None:
+    loaded = imported_by("import tuunel.netcat, tuunel.settings")
+    assert not loaded & {"typer", "rich", "anyio", "asyncio", "cryptography", "h11"}
+
+
 def test_nc_leaves_before_the_command_line_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
 
