@@ -66,13 +66,13 @@ class DeviceConnection:
         while True:
             message = await self._receive_within(silence)
             if message is None:
-                await self.send(Ping(os.urandom(8)))
+                await self.say(Ping(os.urandom(8)))
                 message = await self._receive_within(dead - silence)
             if message is None:
                 raise TimeoutError
             self.heard()
             if isinstance(message, Ping):
-                await self.send(Pong(message.nonce))
+                await self.say(Pong(message.nonce))
             elif not isinstance(message, Pong):
                 return message
 
@@ -80,6 +80,10 @@ class DeviceConnection:
         with anyio.move_on_after(seconds):
             return await self.receive()
         return None
+
+    async def say(self, message: Message) -> None:
+        """Send a message of liveness, from the task that converses."""
+        await self.send(message)
 
     def heard(self) -> None:
         """The device has said something."""
@@ -97,7 +101,7 @@ class DeviceConnection:
 
 
 class ControlConnection(DeviceConnection):
-    """The presence of one running instance. Everybody may `post`; one task converses and another one delivers."""
+    """The presence of one running instance. Everybody may `post`; one task converses and another one delivers, which alone sends."""
 
     def __init__(self, stream: RawStream, device: DeviceID, public_key: bytes, params: Params) -> None:
         super().__init__(stream, device, public_key, params)
@@ -130,6 +134,10 @@ class ControlConnection(DeviceConnection):
                 return
             await self._news.wait()
             self._news = anyio.Event()
+
+    async def say(self, message: Message) -> None:
+        """Post it: `deliver` alone may send, or two half-written records would mix."""
+        self.post(message)
 
     async def answers(self, patience: float) -> bool:
         """Ask whether the device is alive: False when nothing came within `patience` seconds. True too when the connection has ended."""
