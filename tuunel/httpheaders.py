@@ -17,6 +17,8 @@ from tuunel.frontdoor import Credentials, read_target, under_tuunel
 Fields: TypeAlias = list[tuple[bytes, bytes]]
 
 HTTP_PORT: Final = 80
+MAX_FORWARDS_METHODS: Final = frozenset({b"OPTIONS", b"TRACE"})
+MAX_FORWARDS_DIGITS: Final = 9  # more hops than any network has
 _ORIGIN: Final = re.compile(rb"[a-z][a-z0-9+.-]*://([A-Za-z0-9._-]+)(?::[0-9]+)?")  # RFC 6454 section 6.2, names only
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -93,6 +95,8 @@ def forwarded_request(request: h11.Request, authority: bytes, path: bytes) -> h1
     fields = end_to_end(request)
     if request.http_version < b"1.1":  # RFC 9110 section 10.1.1
         fields = [field for field in fields if field[0].lower() != b"expect"]
+    if request.method in MAX_FORWARDS_METHODS:
+        fields = [(name, str(int(value) - 1).encode() if name.lower() == b"max-forwards" else value) for name, value in fields]
     fields = [(b"Host", authority), *(field for field in fields if field[0].lower() != b"host")]
     options = []
     if is_chunked(request):
@@ -108,6 +112,16 @@ def forwarded_request(request: h11.Request, authority: bytes, path: bytes) -> h1
     if request.method == b"OPTIONS" and path == b"/" and not request.target.endswith(b"/"):
         path = b"*"  # RFC 9112 section 3.2.4
     return h11.Request(method=request.method, target=path, headers=fields)
+
+
+def ends_here(request: h11.Request) -> bool:
+    """Whether Max-Forwards lets the request go no further: RFC 9110 section 7.6.2. RemoteProtocolError for what is no number."""
+    if request.method not in MAX_FORWARDS_METHODS:
+        return False
+    hops = values(request, b"max-forwards")
+    if any(not hop.isdigit() or len(hop) > MAX_FORWARDS_DIGITS for hop in hops):
+        raise RemoteProtocolError("Max-Forwards is no number")
+    return any(int(hop) == 0 for hop in hops)
 
 
 def upgrade(message: h11.Request | h11.Response | h11.InformationalResponse) -> bytes:

@@ -1,7 +1,7 @@
 """HTTP/1.1 proxying on h11: the client's side (`HttpDoor`) and the origin server's side (`HttpOrigin`) of each exchange.
 
 Bytes in, h11 events and requests out. The driver carries body events from one side to the other. Source: RFC 9110, RFC 9112,
-docs/spec/front-doors.md sections 5 to 8.
+docs/spec/front-doors.md sections 5 to 9.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from tuunel.httpheaders import (
     check_framing,
     clean_trailers,
     end_to_end,
+    ends_here,
     foreign_origin,
     forwarded_request,
     is_chunked,
@@ -213,6 +214,8 @@ class HttpDoor:
         self._target = f"http://{authority.decode()}{path.decode()}"
         if under_tuunel(target.host) and (origin := foreign_origin(request)):
             return self._turn_down(Failure(Reason.FORBIDDEN_ORIGIN, detail=f"the page is from {origin.decode('ascii', 'replace')}"))
+        if ends_here(request):
+            return self._turn_down(Failure(Reason.UNSUPPORTED, detail="Max-Forwards is 0, and this proxy does not answer for the target"))
         has_body = is_chunked(request) or values(request, b"content-length") not in ([], [b"0"])
         repeatable = request.method in _IDEMPOTENT and not has_body
         head = forwarded_request(request, authority, path)

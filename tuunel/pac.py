@@ -1,6 +1,6 @@
 """The proxy auto-configuration file: which hosts a browser sends through this proxy.
 
-Source: docs/spec/front-doors.md section 8.
+Source: docs/spec/front-doors.md section 9.
 """
 
 import json
