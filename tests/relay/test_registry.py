@@ -157,6 +157,19 @@ def test_one_device_may_be_agent_and_forward_at_once(registry: Registry[str]) ->
     assert not registry.online(HOME)
 
 
+def test_a_device_is_present_while_it_holds_a_control_connection(registry: Registry[str]) -> None:
+    registry.join("dial", LAPTOP)
+    assert not registry.present(LAPTOP)
+    for name, instance in (("f1", FIRST), ("f2", SECOND)):
+        registry.join(name, LAPTOP)
+        registry.add_control(name, Role.FORWARD, instance)
+    registry.leave("f1")
+    assert registry.present(LAPTOP)
+    registry.leave("f2")
+    assert not registry.present(LAPTOP)
+    assert registry.online(LAPTOP)
+
+
 def test_cut_names_every_connection_and_is_noticed(registry: Registry[str]) -> None:
     bring_agent(registry)
     bring_ready(registry, "r1")

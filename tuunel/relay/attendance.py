@@ -17,7 +17,6 @@ from tuunel.relay.wire import Admission, DropToken, Message, Mint, Minted, Notic
 SILENCE: Final = 5.0  #: seconds without a message before a ping
 DEAD: Final = 12.0  #: seconds without a message before the device counts as gone
 RIVAL_PATIENCE: Final = 5.0  #: seconds that an agent has to show that it lives, when another instance of it appears
-LAST_WORD_DEADLINE: Final = 2.0  #: seconds that a dismissed device has to take the reason
 _DUPLICATE: Final = "another instance of this agent appeared"
 
 

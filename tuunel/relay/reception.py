@@ -23,7 +23,7 @@ from tuunel.relay.wire import Limits, token_hash
 
 HELLO_DEADLINE: Final = 5.0  #: seconds from accept to the whole of M1
 DEVICE_AUTH_DEADLINE: Final = 10.0  #: seconds from M2 to the whole of M3: one round trip and the device's own work
-REFUSAL_DEADLINE: Final = 2.0  #: seconds that a last word to a refused device may take
+ANSWER_DEADLINE: Final = 2.0  #: seconds that the device may take to accept M4, or the relay's last word
 LIMITS: Final = Limits(ready=MAX_DEMAND, dial=MAX_DEMAND, pipes=MAX_CONNECTIONS)
 
 
@@ -121,7 +121,7 @@ class Reception:
         try:
             word = handshake.welcome()
             connection.start(handshake.channel)
-            with anyio.fail_after(REFUSAL_DEADLINE):
+            with anyio.fail_after(ANSWER_DEADLINE):
                 await stream.send_all(word)
         except BaseException:
             self._switchboard.leave(connection)
@@ -189,6 +189,6 @@ async def _refuse(stream: RawStream, handshake: RelayHandshake, failure: Failure
 
 
 async def _finish(stream: RawStream, last_word: bytes) -> None:
-    with anyio.move_on_after(REFUSAL_DEADLINE):
+    with anyio.move_on_after(ANSWER_DEADLINE):
         await stream.send_all(last_word)
         await stream.aclose()

@@ -4,7 +4,7 @@ Pure bookkeeping over opaque connection handles (`C`: anything hashable); the cl
 writes. Refusals are raised as `Failure` with `Speaker.RELAY` and change nothing. Source: docs/spec/relay.md.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
@@ -88,6 +88,7 @@ class Registry(Generic[C]):
         self._device_of: dict[C, DeviceID] = {}
         self._controls: dict[tuple[DeviceID, bytes], C] = {}
         self._instance_of: dict[C, bytes] = {}
+        self._present: Counter[DeviceID] = Counter()  # control connections of each device
         self._agents: dict[DeviceID, _Agent[C]] = {}
         self._waits_for: dict[C, DeviceID] = {}
 
@@ -149,10 +150,11 @@ class Registry(Generic[C]):
             raise Failure(Reason.DUPLICATE_DEVICE, Speaker.RELAY)
         if (device, instance) in self._controls:
             raise Failure(Reason.DUPLICATE_DEVICE, Speaker.RELAY)
-        if sum(1 for c in self._connections[device] if c in self._instance_of) >= MAX_CONTROLS:
+        if self._present[device] >= MAX_CONTROLS:
             raise Failure(Reason.QUOTA, Speaker.RELAY, "too many control connections of this device")
         self._controls[device, instance] = connection
         self._instance_of[connection] = instance
+        self._present[device] += 1
         if role is Role.AGENT:
             self._agents[device] = _Agent(connection, instance)
 
@@ -170,7 +172,7 @@ class Registry(Generic[C]):
 
     def present(self, device: DeviceID) -> bool:
         """Whether the device holds a control connection: something of it runs there."""
-        return any(connection in self._instance_of for connection in self._connections.get(device, ()))
+        return device in self._present
 
     def agent_online(self, device: DeviceID) -> bool:
         """Whether an agent of the device is here."""
@@ -181,6 +183,9 @@ class Registry(Generic[C]):
         if instance is None:
             return Departure()
         del self._controls[device, instance]
+        self._present[device] -= 1
+        if not self._present[device]:
+            del self._present[device]
         agent = self._agents.get(device)
         if agent is None or agent.control != connection:
             return Departure()
