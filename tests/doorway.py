@@ -26,7 +26,7 @@ class Doorway:
     address: tuple[str, int]
     requests: list[Request] = field(default_factory=list)
     traffic: list[Traffic] = field(default_factory=list)
-    failure: Failure | None = None
+    failure: Failure | OSError | None = None
     waiting: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
     dialling: threading.Event = field(default_factory=threading.Event)

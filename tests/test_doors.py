@@ -68,6 +68,13 @@ def test_every_failure_has_its_own_answer(way: Doorway, door: str, reason: Reaso
 
 
 @each_door
+def test_a_connection_that_breaks_under_the_dialer_is_a_failure_too(way: Doorway, door: str) -> None:
+    way.failure = ConnectionResetError("early bytes met a reset")
+    with TUNNEL_DOORS[door].open(way.address, "home.tuunel", 80) as opened:
+        assert opened.answer.code in {ANSWERS[Reason.TUNNEL_LOST].socks, 0x5B, ANSWERS[Reason.TUNNEL_LOST].http}
+
+
+@each_door
 def test_success_is_not_said_before_the_dial_returned(way: Doorway, door: str) -> None:
     way.waiting = True
     with contextlib.closing(doors.connect(way.address)) as sock:

@@ -302,12 +302,12 @@ class TestUpgrade:
 class TestTruth:
     @pytest.mark.parametrize("reason", Reason)
     def test_each_failure_has_its_page(self, way: Doorway, reason: Reason) -> None:
-        way.failure = Failure(reason, Speaker.RELAY, "<b>because</b>", retry_after=7)
+        way.failure = failure = Failure(reason, Speaker.RELAY, "<b>because</b>", retry_after=7)
         with client(way) as sock:
             sock.sendall(b"GET http://home.tuunel:80/ HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = read_http_answer(sock)
             assert read_to_end(sock) == b""
-        assert answer.code == way.failure.answer.http
+        assert answer.code == failure.answer.http
         assert parse_proxy_status(answer.headers["proxy-status"]) == (Speaker.RELAY, reason, "<b>because</b>")
         assert b"&lt;b&gt;because" in answer.body
         assert b"<b>" not in answer.body

@@ -391,3 +391,66 @@ class TestOrigin:
                 pass
         except RemoteProtocolError:
             pass
+
+
+REQUEST_KINDS = [
+    b"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://a/ HTTP/1.0\r\n\r\n",
+    b"HEAD http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
+    b"GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    b"PUT http://a/ HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n",
+]
+STATUSES = [
+    b"HTTP/%b %d X\r\n" % (version, status) for version in (b"1.0", b"1.1") for status in (100, 101, 103, 200, 204, 205, 304, 407, 426, 999)
+]
+FIELD_LINES = [
+    b"Content-Length: 3\r\n",
+    b"Content-Length: 0\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Connection: close\r\n",
+    b"Connection: upgrade, content-length\r\n",
+    b"Upgrade: x\r\n",
+    b"Trailer: X\r\n",
+    b"X: \xff\r\n",
+    b"\r\n",
+]
+BODIES = [b"abc", b"3\r\nabc\r\n", b"0\r\n\r\n", b"0\r\nX: y\r\nContent-Length: 1\r\n\r\n", b"3;ext=1\r\nabc\r\n0\r\n\r\n"]
+
+
+@given(
+    st.sampled_from(REQUEST_KINDS), st.lists(st.sampled_from([*STATUSES, *FIELD_LINES, *BODIES]), max_size=12), st.sampled_from(STATUSES)
+)
+def test_no_answer_of_an_origin_server_makes_the_door_misuse_its_core(request: bytes, parts: list[bytes], first: bytes) -> None:
+    asked, origin = door(), HttpOrigin()
+    asked.receive_data(request)
+    event = asked.next_event()
+    assert isinstance(event, Forward)
+    origin.request(event.head)
+    while not isinstance(piece := asked.next_event(), h11.EndOfMessage):
+        assert isinstance(piece, h11.Data)
+        origin.body(piece)
+    origin.end(piece)
+    origin.receive_data(first + b"".join(parts))
+    origin.receive_eof()
+    try:
+        carry(origin, asked)
+    except RemoteProtocolError:
+        return
+    asked.data_to_send()
+
+
+def carry(origin: HttpOrigin, asked: HttpDoor) -> None:
+    while True:
+        match origin.next_event():
+            case h11.InformationalResponse() as event:
+                asked.inform(event)
+                if event.status_code == 101:
+                    return
+            case h11.Response() as event:
+                asked.respond(event)
+            case h11.Data() as event:
+                asked.body(event)
+            case h11.EndOfMessage() as event:
+                asked.end(event)
+                return

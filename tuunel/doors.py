@@ -76,6 +76,7 @@ class FrontDoors:
                 await stream.aclose()
             except BROKEN:  # here, and not outside: a lone error, not a group of one
                 stream.reset()
+                exchanges.reset()
             finally:
                 exchanges.release()
 

@@ -92,6 +92,8 @@ async def dial_for_client(dial: Dialer, request: Request, client: RawStream) -> 
                 outcome = await dial(request)
             except Failure as failure:  # a lone one, not a group of one
                 outcome = failure
+            except BROKEN as error:
+                outcome = Failure(Reason.TUNNEL_LOST, detail=str(error))
             group.cancel_scope.cancel()
     except BaseException:
         if isinstance(outcome, Outbound):
