@@ -17,6 +17,7 @@ from tuunel.events import Alarm, ConnectionClosed, ConnectionOpened, DeviceSeen,
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.links import PLACEHOLDER_HOST, RelayLink, parse_link
 from tuunel.relay import attendance, reception, registry, server, tunnels
+from tuunel.relay.connection import ReadyConnection
 from tuunel.relay.credentials import load_root, new_leaf
 from tuunel.relay.handshake import Register
 from tuunel.relay.server import RelayServer
@@ -350,6 +351,24 @@ async def test_a_lost_ready_connection_is_passed_over(relay: Relay) -> None:
     dial = await forward.dial(make_open(agent.id))
     await dial.receive(PairedForward)
     await kept.receive(PairedAgent)
+
+
+async def test_an_open_that_is_cut_in_the_very_act_leaves_no_connection_behind(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = await relay.forward()
+    agent, control = await relay.agent(forward)
+    taken = await agent.ready()
+    claim = ReadyConnection.claim
+
+    async def claim_while_banned(ready: ReadyConnection) -> bool:
+        relay.server._switchboard.cut_device(forward.id, Reason.DEVICE_BANNED)
+        return await claim(ready)
+
+    monkeypatch.setattr(ReadyConnection, "claim", claim_while_banned)
+    dial = await forward.dial(make_open(agent.id))
+    assert await dial.is_closed()
+    assert await taken.is_closed()
+    await control.synchronise()
+    assert (await relay.ask("status"))["connections"] == 1
 
 
 async def test_ready_connections_die_with_their_control_and_pipes_do_not(relay: Relay) -> None:

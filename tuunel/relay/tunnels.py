@@ -95,9 +95,9 @@ class Tunnels:
 
     async def _pair_agent(self, ready: ReadyConnection, paired: PairedAgent, *, claim: bool) -> bool:
         """Make a ready connection the caller's, and tell its agent whom it meets. False: it was lost, take another."""
-        if claim and not await ready.claim():
-            return False
         try:
+            if claim and not await ready.claim():
+                return False
             await ready.send(paired)
         except LOST:
             self._drop(ready)
