@@ -1,0 +1,259 @@
+"""Dialling: only checked addresses are connected to, the first that answers wins, and a failure says its true reason."""
+
+import errno
+import socket
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import anyio
+import pytest
+
+from tuunel import dial as dialling
+from tuunel.address import HostPort
+from tuunel.dial import Address, dial, resolve
+from tuunel.errors import Failure, Reason, Speaker
+
+pytestmark = pytest.mark.anyio
+
+V4 = IPv4Address("127.0.0.1")
+V6 = IPv6Address("::1")
+
+
+def everything(addresses: Sequence[Address]) -> Sequence[Address]:
+    return addresses
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+@pytest.fixture
+def listener6() -> Iterator[socket.socket]:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as sock:
+        yield sock
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that nobody listens on, and that nobody else can take."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+def port_of(sock: socket.socket) -> int:
+    port: int = sock.getsockname()[1]
+    return port
+
+
+class TestConnecting:
+    async def test_an_address_is_connected_to(self, listener: socket.socket) -> None:
+        stream = await dial(HostPort("127.0.0.1", port_of(listener)), allow=everything)
+        accepted, peer = listener.accept()
+        with accepted:
+            assert stream.local == HostPort(*peer)
+            await stream.send_all(b"hello")
+            assert accepted.recv(10) == b"hello"
+        stream.close()
+
+    async def test_the_empty_host_is_this_machine_on_ipv4(self, listener: socket.socket) -> None:
+        stream = await dial(HostPort("", port_of(listener)), allow=everything)
+        assert stream.peer == HostPort("127.0.0.1", port_of(listener))
+        stream.close()
+
+    async def test_the_empty_host_falls_to_ipv6_when_ipv4_refuses(self, listener6: socket.socket) -> None:
+        stream = await dial(HostPort("", port_of(listener6)), allow=everything)
+        assert stream.peer == HostPort("::1", port_of(listener6))
+        stream.close()
+
+    async def test_only_what_is_allowed_is_dialled(self, listener: socket.socket) -> None:
+        asked: list[list[Address]] = []
+
+        def allow(addresses: list[Address]) -> list[Address]:
+            asked.append(addresses)
+            return [address for address in addresses if address.version == 6]
+
+        with pytest.raises(Failure) as caught:
+            await dial(HostPort("", port_of(listener)), allow=allow)
+        assert caught.value.reason == Reason.CONNECTION_REFUSED
+        assert asked == [[V4, V6]]
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+    async def test_what_is_allowed_is_dialled_and_nothing_is_looked_up_again(
+        self, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers = ["127.0.0.1", "192.0.2.1"]
+
+        async def getaddrinfo(*_: object, **__: object) -> list[tuple[object, ...]]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers.pop(0), 0))]
+
+        monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+        stream = await dial(HostPort("rebinding.example", port_of(listener)), allow=everything)
+        assert stream.peer.host == "127.0.0.1"
+        assert answers == ["192.0.2.1"]
+        stream.close()
+
+    async def test_an_address_that_does_not_answer_delays_the_next_one_little(
+        self, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect = dialling._connect
+
+        async def silent_on_ipv6(address: Address, port: int) -> socket.socket:
+            if address.version == 6:
+                await anyio.sleep_forever()
+            return await connect(address, port)
+
+        monkeypatch.setattr(dialling, "_connect", silent_on_ipv6)
+        began = anyio.current_time()
+        stream = await dial(HostPort("", port_of(listener)), allow=lambda _: [V6, V4])
+        assert anyio.current_time() - began < 2
+        stream.close()
+
+    async def test_of_two_that_connect_one_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(dialling, "ATTEMPT_DELAY", 0)
+        connected: list[socket.socket] = []
+        connect = dialling._connect
+
+        async def together(address: Address, port: int) -> socket.socket:
+            with anyio.CancelScope(shield=True):
+                connected.append(await connect(address, port))
+                while len(connected) < 2:
+                    await anyio.sleep(0.001)
+            return connected[0] if address == V4 else connected[1]
+
+        monkeypatch.setattr(dialling, "_connect", together)
+        with socket.create_server(("0.0.0.0", 0)) as listener, anyio.fail_after(5):
+            stream = await dial(HostPort("", port_of(listener)), allow=lambda _: [V4, IPv4Address("127.0.0.2")])
+        assert sorted(sock.fileno() == -1 for sock in connected) == [False, True]
+        stream.close()
+
+    async def test_a_connection_with_itself_is_a_refusal(self, refusing_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On loopback the kernel may give a connecting socket the very port that it connects to."""
+
+        class Bound(socket.socket):
+            def connect(self, address: tuple[str, int]) -> None:  # type: ignore[override]
+                self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                self.bind(address)
+                super().connect(address)
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = port_of(probe)
+        monkeypatch.setattr(socket, "socket", Bound)
+        with pytest.raises(Failure) as caught:
+            await dial(HostPort("127.0.0.1", port), allow=everything)
+        assert caught.value.reason == Reason.CONNECTION_REFUSED
+
+    async def test_a_cancelled_dial_leaves_nothing_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        opened: list[socket.socket] = []
+
+        class Silent(socket.socket):
+            def connect(self, address: object) -> None:
+                opened.append(self)
+                raise BlockingIOError
+
+        monkeypatch.setattr(socket, "socket", Silent)
+        monkeypatch.setattr(anyio, "wait_writable", lambda _: anyio.sleep_forever())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: dial(HostPort("192.0.2.1", 9), allow=everything))
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        assert [sock.fileno() for sock in opened] == [-1]
+
+
+class TestFailures:
+    @pytest.mark.parametrize("speaker", list(Speaker))
+    async def test_a_refusal_is_told_in_the_speakers_name(self, refusing_port: int, speaker: Speaker) -> None:
+        with pytest.raises(Failure) as caught:
+            await dial(HostPort("127.0.0.1", refusing_port), allow=everything, speaker=speaker)
+        assert (caught.value.reason, caught.value.speaker) == (Reason.CONNECTION_REFUSED, speaker)
+
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [
+            (errno.ECONNREFUSED, Reason.CONNECTION_REFUSED),
+            (errno.ECONNRESET, Reason.CONNECTION_REFUSED),
+            (errno.ETIMEDOUT, Reason.CONNECT_TIMEOUT),
+            (errno.EHOSTUNREACH, Reason.HOST_UNREACHABLE),
+            (errno.ENETUNREACH, Reason.NET_UNREACHABLE),
+            (errno.EADDRNOTAVAIL, Reason.NET_UNREACHABLE),
+            (errno.EAFNOSUPPORT, Reason.NET_UNREACHABLE),
+            (errno.EMFILE, Reason.LIMIT),
+            (errno.EPERM, Reason.HOST_UNREACHABLE),
+        ],
+    )
+    async def test_every_error_of_the_kernel_has_a_reason(self, code: int, reason: Reason, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(dialling, "_connect", failing({V4: code}))
+        with pytest.raises(Failure) as caught:
+            await dial(HostPort("127.0.0.1", 9), allow=everything)
+        assert caught.value.reason == reason
+
+    async def test_the_error_that_says_most_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(dialling, "_connect", failing({V4: errno.ECONNREFUSED, V6: errno.ENETUNREACH}))
+        for order in ([V4, V6], [V6, V4]):
+            with pytest.raises(Failure) as caught:
+                await dial(HostPort("", 9), allow=lambda _, order=order: order)
+            assert caught.value.reason == Reason.CONNECTION_REFUSED
+
+    async def test_no_answer_in_time_is_a_timeout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def silent(address: Address, port: int) -> socket.socket:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        monkeypatch.setattr(dialling, "_connect", silent)
+        with pytest.raises(Failure) as caught:
+            await dial(HostPort("192.0.2.1", 9), allow=everything, timeout=0.01)
+        assert caught.value.reason == Reason.CONNECT_TIMEOUT
+
+    async def test_no_address_left_is_denied(self) -> None:
+        with pytest.raises(Failure) as caught:
+            await dial(HostPort("127.0.0.1", 9), allow=lambda _: [], speaker=Speaker.AGENT)
+        assert (caught.value.reason, caught.value.speaker) == (Reason.POLICY_DENIED, Speaker.AGENT)
+
+    async def test_what_the_rule_raises_is_told(self) -> None:
+        def deny(addresses: Sequence[Address]) -> Sequence[Address]:
+            raise Failure(Reason.POLICY_REVOKED, Speaker.AGENT)
+
+        with pytest.raises(Failure) as caught:
+            await dial(HostPort("127.0.0.1", 9), allow=deny)
+        assert caught.value.reason == Reason.POLICY_REVOKED
+
+
+def failing(codes: dict[Address, int]) -> object:
+    async def connect(address: Address, port: int) -> socket.socket:
+        raise OSError(codes[address], "failed")
+
+    return connect
+
+
+class TestResolving:
+    @pytest.mark.parametrize("text", ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"])
+    async def test_an_address_is_itself(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(anyio, "getaddrinfo", None)
+        assert await resolve(text, 80) == [ip_address(text)]
+
+    async def test_the_empty_host_is_both_loopbacks(self) -> None:
+        assert await resolve("", 80) == [V4, V6]
+
+    async def test_a_name_is_looked_up_and_each_address_told_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def getaddrinfo(host: object, port: object, **_: object) -> list[tuple[object, ...]]:
+            assert (host, port) == ("nas.lan", 80)
+            found = [("192.0.2.2", 80), ("192.0.2.1", 80), ("192.0.2.2", 80)]
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in found]
+
+        monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+        assert await resolve("nas.lan", 80) == [ip_address("192.0.2.2"), ip_address("192.0.2.1")]
+
+    @pytest.mark.parametrize("host", ["nobody.invalid", "a" * 64 + ".example", "a..b", "nul\0.example"])
+    async def test_a_name_without_an_address_is_told(self, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unknown(*_: object, **__: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
+        with pytest.raises(Failure) as caught:
+            await resolve(host, 80, speaker=Speaker.AGENT)
+        assert (caught.value.reason, caught.value.speaker) == (Reason.NAME_NOT_RESOLVED, Speaker.AGENT)
