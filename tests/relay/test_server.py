@@ -364,7 +364,8 @@ async def test_an_open_that_is_cut_in_the_very_act_leaves_no_connection_behind(r
         return await claim(ready)
 
     monkeypatch.setattr(ReadyConnection, "claim", claim_while_banned)
-    dial = await forward.dial(make_open(agent.id))
+    dial = await forward.dial()
+    await dial.send(make_open(agent.id))
     assert await dial.is_closed()
     assert await taken.is_closed()
     await control.synchronise()
