@@ -55,6 +55,8 @@ def parse_arguments(arguments: Sequence[str]) -> HostPort:
             target = HostPort.parse(both)
         case _:
             raise UsageError("nc takes a host and a port", "for example: tuunel nc home.tuunel 22")
+    if target.port == 0:
+        raise UsageError("nothing listens on port 0", "name the port of the service, for example 22")
     host = target.host if "." in target.host.rstrip(".") else f"{target.host.rstrip('.')}.tuunel"
     if ":" in host or parse_tuunel_name(host) is None:
         raise UsageError(f"{target.host} is not a .tuunel name", "nc never connects directly; use NAME.tuunel or HOST.NAME.tuunel")

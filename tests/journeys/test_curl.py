@@ -146,16 +146,18 @@ def test_the_pac_file_is_not_given_to_a_page_that_rebinds_a_name(trio: Trio, cur
     assert int(run([*ask, "-H", "Host: rebound.example"]).stdout) >= 400
 
 
-class TestWithCredentials:
-    """A proxy with --auth: every door that can carry a password asks for it, the one that cannot is shut."""
+@pytest.fixture(scope="module")
+def guarded(trio: Trio) -> Proxy:
+    """A proxy with --auth."""
+    machine = trio.world.laptop(trio.agent.new_invite())
+    password = machine.home / "proxy-password"
+    password.write_text("correct horse\n")
+    password.chmod(0o600)
+    return trio.world.proxy(machine, "--auth", "ann")
 
-    @pytest.fixture(scope="class")
-    def guarded(self, trio: Trio) -> Proxy:
-        machine = trio.world.laptop(trio.agent.new_invite())
-        password = machine.home / "proxy-password"
-        password.write_text("correct horse\n")
-        password.chmod(0o600)
-        return trio.world.proxy(machine, "--auth", "ann")
+
+class TestWithCredentials:
+    """Every door that can carry a password asks for it, the one that cannot is shut."""
 
     @pytest.mark.parametrize("way", ["socks5h", "http-connect", "http"])
     def test_the_right_password_opens(self, guarded: Proxy, site: Site, curl: str, way: str) -> None:

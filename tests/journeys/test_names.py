@@ -12,7 +12,7 @@ from tests.journeys.house import HERE, HOUSE, LAN_HOST, LAN_PAGE, ROUTER, House
 from tests.journeys.peers import program
 from tests.journeys.processes import run
 from tests.journeys.targets import echo, read_exactly, serving, web_site
-from tests.journeys.world import LOOPBACK, Machine, Proxy, Trio
+from tests.journeys.world import LOOPBACK, Proxy, Trio
 
 pytestmark = pytest.mark.real
 
@@ -65,31 +65,32 @@ def test_localhost_binds_both_loopbacks_on_one_port(trio: Trio) -> None:
     proxy.process.stop()
 
 
+@pytest.fixture(scope="module")
+def routed(trio: Trio) -> Iterator[Proxy]:
+    machine = trio.world.laptop(trio.agent.new_invite())
+    proxy = trio.world.proxy(machine, "--route", "localhost=home", "--route", "127.0.0.3/32=home", "--other", "refuse")
+    yield proxy
+    proxy.process.stop()
+
+
 class TestRouteOnLoopback:
     """A page under its real name: the name goes to the agent as it is, and TLS runs between curl and the page."""
 
-    @pytest.fixture(scope="class")
-    def routed(self, trio: Trio) -> Iterator[tuple[Machine, Proxy]]:
-        machine = trio.world.laptop(trio.agent.new_invite())
-        proxy = trio.world.proxy(machine, "--route", "localhost=home", "--route", "127.0.0.3/32=home", "--other", "refuse")
-        yield machine, proxy
-        proxy.process.stop()
-
-    def test_a_tls_page_under_its_real_name(self, routed: tuple[Machine, Proxy], curl: str, tmp_path: Path) -> None:
+    def test_a_tls_page_under_its_real_name(self, routed: Proxy, curl: str, tmp_path: Path) -> None:
         tls, authority = tls_for("localhost", tmp_path)
         with web_site({"/": ("text/plain", b"under its real name")}, tls=tls) as site:
-            for options in (["--proxy", f"socks5h://{LOOPBACK}:{routed[1].port}"], ["--proxy", f"http://{LOOPBACK}:{routed[1].port}"]):
+            for options in (["--proxy", f"socks5h://{LOOPBACK}:{routed.port}"], ["--proxy", f"http://{LOOPBACK}:{routed.port}"]):
                 done = run([curl, "-sSf", "--noproxy", "", *options, "--cacert", str(authority), f"https://localhost:{site.port}/"])
                 assert done.stdout == b"under its real name"
             assert {headers["host"] for _, _, headers in site.requests} == {f"localhost:{site.port}"}
 
-    def test_a_network_route(self, routed: tuple[Machine, Proxy]) -> None:
+    def test_a_network_route(self, routed: Proxy) -> None:
         with serving(echo, host="127.0.0.3") as target:
             for door in TUNNEL_DOORS:
-                assert_echo(routed[1], door, "127.0.0.3", target.port)
+                assert_echo(routed, door, "127.0.0.3", target.port)
 
-    def test_the_pac_file_holds_the_routes(self, routed: tuple[Machine, Proxy], curl: str) -> None:
-        pac = run([curl, "-sSf", f"http://{LOOPBACK}:{routed[1].port}/proxy.pac"]).stdout.decode()
+    def test_the_pac_file_holds_the_routes(self, routed: Proxy, curl: str) -> None:
+        pac = run([curl, "-sSf", f"http://{LOOPBACK}:{routed.port}/proxy.pac"]).stdout.decode()
         assert "localhost" in pac
         assert "127.0.0.3" in pac
 

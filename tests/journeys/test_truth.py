@@ -234,23 +234,24 @@ def test_an_unknown_address_type(trio: Trio) -> None:
     with contextlib.closing(doors.connect(trio.proxy.address)) as sock:
         sock.sendall(b"\x05\x01\x00")
         assert read_exactly(sock, 2) == b"\x05\x00"
-        sock.sendall(b"\x05\x01\x00\x09")
+        sock.sendall(b"\x05\x01\x00\x09" + bytes(6))
         assert doors.read_socks5_reply(sock).code == 8
         assert sock.recv(1) == b""
 
 
+@pytest.fixture(scope="module")
+def guarded(trio: Trio) -> Iterator[Proxy]:
+    machine = trio.world.laptop(trio.agent.new_invite())
+    password = machine.home / "proxy-password"
+    password.write_text("right\n")
+    password.chmod(0o600)
+    proxy = trio.world.proxy(machine, "--auth", "ann")
+    yield proxy
+    proxy.process.stop()
+
+
 class TestBadCredentials:
     """A proxy with --auth, on each door."""
-
-    @pytest.fixture(scope="class")
-    def guarded(self, trio: Trio) -> Iterator[Proxy]:
-        machine = trio.world.laptop(trio.agent.new_invite())
-        password = machine.home / "proxy-password"
-        password.write_text("right\n")
-        password.chmod(0o600)
-        proxy = trio.world.proxy(machine, "--auth", "ann")
-        yield proxy
-        proxy.process.stop()
 
     @pytest.mark.parametrize("wrong", [b"\x01\x03ann\x05wrong", b"\x01\x03bob\x05right", b"\x01\x03ann\x06rightx"])
     def test_socks5_says_so_and_closes(self, guarded: Proxy, wrong: bytes) -> None:
