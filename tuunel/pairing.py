@@ -46,8 +46,9 @@ async def add_device(home: Home, device: DeviceID, relay: RelayLink, name: str) 
 async def _enrol(devices: Devices, identity: IdentityKey, link: RelayLink) -> KnownRelay:
     known = next((relay for relay in devices.relays() if relay.id == link.pin and relay.enrolled), None)
     relay = KnownRelay(link.pin, link.address, enrolled=True)
-    register = None if known else Register(link.enrol, device_label())
-    # Logs in even when enrolled before: an invite that is proven at a relay which has forgotten this machine would be lost.
+    # Registers even when enrolled before, where there is a token: its agent then sponsors this machine too, so that no other agent's
+    # revoke puts it out. The relay is asked in any case: an invite proven at a relay that has forgotten this machine would be lost.
+    register = Register(link.enrol, device_label()) if link.enrol is not None or known is None else None
     connection = await connect(relay, identity, purpose=Purpose.DIAL, params=Params(Role.FORWARD, os.urandom(16)), register=register)
     connection.close()
     await to_thread.run_sync(partial(devices.remember_relay, link, enrolled=True))
