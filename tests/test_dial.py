@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -88,10 +89,10 @@ class TestConnecting:
     ) -> None:
         answers = ["127.0.0.1", "192.0.2.1"]
 
-        async def getaddrinfo(*_: object, **__: object) -> list[tuple[object, ...]]:
+        def getaddrinfo(*_: object, **__: object) -> list[tuple[object, ...]]:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers.pop(0), 0))]
 
-        monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         stream = await dial(HostPort("rebinding.example", port_of(listener)), allow=everything)
         assert stream.peer.host == "127.0.0.1"
         assert answers == ["192.0.2.1"]
@@ -233,19 +234,19 @@ def failing(codes: dict[Address, int]) -> object:
 class TestResolving:
     @pytest.mark.parametrize("text", ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"])
     async def test_an_address_is_itself(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(anyio, "getaddrinfo", None)
+        monkeypatch.setattr(socket, "getaddrinfo", None)
         assert await resolve(text, 80) == [ip_address(text)]
 
     async def test_the_empty_host_is_both_loopbacks(self) -> None:
         assert await resolve("", 80) == [V4, V6]
 
     async def test_a_name_is_looked_up_and_each_address_told_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def getaddrinfo(host: object, port: object, **_: object) -> list[tuple[object, ...]]:
+        def getaddrinfo(host: object, port: object, **_: object) -> list[tuple[object, ...]]:
             assert (host, port) == ("nas.lan", 80)
             found = [("192.0.2.2", 80), ("192.0.2.1", 80), ("192.0.2.2", 80)]
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in found]
 
-        monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         assert await resolve("nas.lan", 80) == [ip_address("192.0.2.2"), ip_address("192.0.2.1")]
 
     @pytest.mark.parametrize("host", ["nobody.invalid", "a" * 64 + ".example", "a..b", "nul\0.example"])
@@ -257,3 +258,30 @@ class TestResolving:
         with pytest.raises(Failure) as caught:
             await resolve(host, 80, speaker=Speaker.AGENT)
         assert (caught.value.reason, caught.value.speaker) == (Reason.NAME_NOT_RESOLVED, Speaker.AGENT)
+
+    async def test_a_lookup_that_hangs_holds_nobody_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        hung, released = threading.Event(), threading.Event()
+
+        def hang(*_: object, **__: object) -> None:
+            hung.set()
+            released.wait()
+
+        monkeypatch.setattr(socket, "getaddrinfo", hang)
+        with pytest.raises(Failure) as caught:
+            await dial(HostPort("slow.example", 80), allow=everything, timeout=0.01)
+        assert caught.value.reason == Reason.CONNECT_TIMEOUT
+        assert hung.wait(5)
+        threads = [thread for thread in threading.enumerate() if thread.name == "tuunel-lookup"]
+        assert all(thread.daemon for thread in threads)
+        released.set()
+        for thread in threads:
+            thread.join(5)
+
+    async def test_a_lookup_without_descriptors_is_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def exhausted() -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(socket, "socketpair", exhausted)
+        with pytest.raises(Failure) as caught:
+            await resolve("nas.lan", 80)
+        assert caught.value.reason == Reason.LIMIT

@@ -6,6 +6,7 @@ The name is looked up once, here. What the caller's `allow` has checked is what 
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, TypeAlias
@@ -74,11 +75,38 @@ async def resolve(host: str, port: int, *, speaker: Speaker = Speaker.LOCAL) -> 
     except ValueError:
         pass
     try:
-        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, ValueError) as error:  # ValueError: no name that DNS could hold
-        detail = error.strerror if isinstance(error, OSError) and error.strerror else "not a valid name"
+        found = await _look_up(host, port)
+    except (socket.gaierror, ValueError) as error:  # ValueError: no name that DNS could hold
+        detail = error.strerror if isinstance(error, socket.gaierror) and error.strerror else "not a valid name"
         raise Failure(Reason.NAME_NOT_RESOLVED, speaker, f"{host}: {detail}") from error
-    return list(dict.fromkeys(ip_address(address[0]) for *_, address in found))
+    except OSError as error:
+        raise _failure([error], speaker) from error
+    return list(dict.fromkeys(found))
+
+
+async def _look_up(host: str, port: int) -> list[Address]:
+    """Ask the system's resolver, in a thread that a cancelled caller and the end of the process leave behind.
+
+    A lookup takes half a minute where no name server answers, and cannot be interrupted. The event loops' own threads are waited
+    for at the process's end, which would then take as long.
+    """
+    outcome: list[list[Address] | Exception] = []
+    done, told = socket.socketpair()
+
+    def work() -> None:
+        with told:  # its end is the news
+            try:
+                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                outcome.append([ip_address(address[0]) for *_, address in found])
+            except Exception as error:  # raised where it is waited for
+                outcome.append(error)
+
+    with done:
+        threading.Thread(target=work, name="tuunel-lookup", daemon=True).start()
+        await anyio.wait_readable(done)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 class _Race:
