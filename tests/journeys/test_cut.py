@@ -13,7 +13,7 @@ from tests.journeys.doors import TUNNEL_DOORS
 from tests.journeys.peers import program
 from tests.journeys.processes import Running, clean_environment, until
 from tests.journeys.sockets import facing, inodes_of, stuck
-from tests.journeys.targets import hold, note_how_it_ends, pour, read_exactly, read_to_end, reset, serving, web_site
+from tests.journeys.targets import Target, hold, note_how_it_ends, pour, read_exactly, read_to_end, reset, serving, web_site
 from tests.journeys.world import LOOPBACK, Trio
 
 pytestmark = pytest.mark.real
@@ -133,10 +133,15 @@ def test_a_stalled_target_and_an_app_that_aborts_leave_all_three_parties_free(tr
 
 def test_a_stalled_app_and_a_target_that_aborts_leave_all_three_parties_free(trio: Trio) -> None:
     parties = {"proxy": trio.proxy.process.pid, "relay": trio.relay.process.pid, "agent": trio.agent.process.pid}
-    with serving(lambda sock, _target: fill(sock)) as target, doors.socks5(trio.proxy.address, "home.tuunel", target.port) as opened:
-        sock = target.accepted()[0]
+
+    def fill_and_tell(sock: socket.socket, target: Target) -> None:
+        fill(sock)
+        target.note("full")
+
+    with serving(fill_and_tell) as target, doors.socks5(trio.proxy.address, "home.tuunel", target.port) as opened:
+        target.noted()
         held = until(lambda: all_stuck(parties), "all is stuck")
-        reset(sock)
+        reset(target.connections[0])
         until(lambda: not any(inodes & inodes_of(parties[who]) for who, inodes in held.items()), "all have let go", FREE_WITHIN)
         assert_ends_with_a_reset(opened.sock)
 
