@@ -10,14 +10,15 @@ Address = IPv4Address | IPv6Address
 
 
 def direct_addresses(addresses: Sequence[Address], port: int, *, own_ports: Sequence[int], client_is_local: bool) -> list[Address]:
-    """Those of `addresses` that may be dialled: never this proxy itself, and for a client from elsewhere nothing of this machine's own.
+    """Those of `addresses` that may be dialled: never this proxy itself, and for a client from elsewhere neither loopback nor link-local.
 
     Raises Failure REFUSED_BY_SETTING when none is left.
     """
     allowed = [address for address in addresses if _may_dial(address, port, own_ports, client_is_local=client_is_local)]
     if not allowed:
         raise Failure(
-            Reason.REFUSED_BY_SETTING, detail="the proxy dials neither itself nor, for a client elsewhere, this machine's own addresses"
+            Reason.REFUSED_BY_SETTING,
+            detail="the proxy dials neither itself nor, for a client elsewhere, what only this machine should reach",
         )
     return allowed
 

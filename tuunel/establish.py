@@ -27,10 +27,10 @@ async def initiate(
     The caller has checked the agent's offer with `initiator`. Raises Failure: TUNNEL_LOST without an answer in `answer_within`
     seconds, the agent's refusal, or PeerMismatch. The stream is closed when it raises.
     """
-    flight = initiator.init(Purpose.STANDBY if target is None else Purpose.CONNECT)
-    if target is not None:
-        flight += _connect_flight(initiator.sealer, target, early)
     try:
+        flight = initiator.init(Purpose.STANDBY if target is None else Purpose.CONNECT)
+        if target is not None:
+            flight += _connect_flight(initiator.sealer, target, early)
         with anyio.fail_after(answer_within):
             started = time.monotonic()
             await stream.send_all(flight)

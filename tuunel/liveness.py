@@ -1,6 +1,7 @@
 """Looks at every live tunnel once a second: PINGs the quiet ones, cuts the dead ones, forgets the closed ones."""
 
 import time
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -20,4 +21,9 @@ async def watch_tunnels(live: set[Tunnel], tasks: TaskGroup) -> None:
             if tunnel.closed:
                 live.discard(tunnel)
             elif tunnel.tick(now):
-                tasks.start_soon(tunnel.flush)
+                tasks.start_soon(_flush, tunnel)
+
+
+async def _flush(tunnel: Tunnel) -> None:
+    with suppress(OSError, anyio.ClosedResourceError):  # whoever reads the tunnel, or writes to it next, is told
+        await tunnel.flush()

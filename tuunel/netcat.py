@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from tuunel.address import HostPort, parse_tuunel_name
 from tuunel.control import call
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     if any(word in {"-h", "--help"} for word in arguments):
         sys.stdout.write(USAGE)
         return 0
+    _open_standard_streams()
     try:
         target = parse_arguments(arguments)
         return run(target.host, target.port)
@@ -44,6 +46,15 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def _open_standard_streams() -> None:
+    """Give standard streams that are closed something harmless, or the next socket would take their place and be read or written."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, which is this one
 
 
 def parse_arguments(arguments: Sequence[str]) -> HostPort:
@@ -89,17 +100,23 @@ def _through_proxy(home: Home, target: HostPort) -> int:
         if not copy_standard_streams(door, first):
             raise Failure(Reason.TUNNEL_LOST, detail="the connection was cut")
         # A unix socket has no reset: what looks like an end may be a cut, and only the proxy knows.
-        outcome = call(path, "outcome", connection=connection)
+        try:
+            outcome = call(path, "outcome", connection=connection)
+        except NotRunning as error:  # not to be taken for a proxy that was never there: the bytes have been carried
+            raise Failure(Reason.TUNNEL_LOST, detail="the proxy ended before it said how the connection did") from error
         if outcome["reason"] != "done":
             raise Failure(Reason.TUNNEL_LOST, detail="the connection was cut")
         return 0
 
 
 def _connect(door: socket.socket, target: HostPort) -> tuple[int, bytes]:
-    door.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode("ascii"))
+    with suppress(ConnectionError):  # told by the answer that does not come
+        door.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode("ascii"))
     head = b""
     while b"\r\n\r\n" not in head:
-        chunk = door.recv(_CHUNK)
+        chunk = _receive_answer(door)
+        if not chunk and not head:
+            raise NotRunning("the proxy that ran here has just ended")  # nothing of ours was carried yet
         if not chunk or len(head) > _MAX_RESPONSE_HEAD:
             raise Failure(Reason.TUNNEL_LOST, detail="the proxy ended before it answered")
         head += chunk
@@ -110,6 +127,13 @@ def _connect(door: socket.socket, target: HostPort) -> tuple[int, bytes]:
     known = parse_proxy_status(headers.get("proxy-status", ""))
     speaker, reason, detail = known if known else (Speaker.LOCAL, Reason.INTERNAL, f"the proxy answered {status}")
     raise Failure(reason, speaker, detail)
+
+
+def _receive_answer(door: socket.socket) -> bytes:
+    try:
+        return door.recv(_CHUNK)
+    except ConnectionError:
+        return b""
 
 
 def _parse_head(head: str) -> tuple[int, dict[str, str]]:

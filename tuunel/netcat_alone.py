@@ -52,6 +52,6 @@ async def _pump_tunnel(home: Home, target: HostPort, inner: socket.socket, conne
         connected.set_result(None)
         stream = RawStream(inner)
         end = await copy_both_ways(stream, tunnel, Traffic(), buffers)
-        pumped.set_result(end)
-        await tunnel.aclose()
         stream.close()
+        await tunnel.aclose()  # first: the process may end with the result, and must not cut what is still on its way
+        pumped.set_result(end)

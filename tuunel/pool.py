@@ -5,6 +5,8 @@ Source: docs/spec/tunnel.md (opening a tunnel, standby).
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -17,6 +19,7 @@ from tuunel.e2e.handshake import Initiator
 from tuunel.e2e.wire import Command, Target
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
 from tuunel.establish import initiate
+from tuunel.events import Alarm, Emit
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.links import Invite
 from tuunel.liveness import watch_tunnels
@@ -39,6 +42,13 @@ _RELAY_REASONS: Final = frozenset({
     Reason.DEVICE_BANNED, Reason.QUOTA, Reason.RATE_LIMITED, Reason.SHUTDOWN, Reason.VERSION,
 })  # fmt: skip
 
+#: Signs of an attack, told as an Alarm wherever they come up: also while tunnels are made ready that nobody waits for.
+_ALARMS: Final = frozenset({Reason.PEER_MISMATCH, Reason.RELAY_UNTRUSTED})
+
+
+def _ignore(event: object) -> None:
+    """For commands, which tell of their one failure themselves."""
+
 
 class _Standbys:
     """The standbys of one device."""
@@ -57,7 +67,8 @@ class TunnelPool:
     `warm` is how many DIAL connections wait at each relay in use; with 0 (one-shot commands) nothing is kept ready at all.
     """
 
-    def __init__(self, identity: IdentityKey, buffers: BufferPool, *, warm: int) -> None:
+    def __init__(self, identity: IdentityKey, buffers: BufferPool, *, warm: int, emit: Emit = _ignore) -> None:
+        self._emit = emit
         self._identity = identity
         self._buffers = buffers
         self._warm = warm
@@ -80,12 +91,12 @@ class TunnelPool:
         self._tasks.start_soon(self._age_standbys)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Cut everything."""
         self._tasks.cancel_scope.cancel()
         for tunnel in list(self._live):
             tunnel.reset()
-        return await self._tasks.__aexit__(kind, error, trace)
+        await self._tasks.__aexit__(None, None, None)  # so that what the body raised comes out alone, and not in a group
 
     def dial_pool(self, relay: KnownRelay) -> DialPool:
         """The connections that wait at `relay`; made at the first call, filled by use or `fill`."""
@@ -100,25 +111,31 @@ class TunnelPool:
         them is not repeated. The caller owns the tunnel and closes it. Raises Failure.
         """
         request = Target(Command.TCP, target.host, target.port)
+        request.encode()  # a host that no name can be costs no tunnel
         for attempt in range(1, ATTEMPTS + 1):
-            tunnel = await self._take_standby(device.id)
-            held = early if tunnel else b""
+            standby = await self._take_standby(device.id)
             try:
-                if tunnel:
-                    await self._ask(tunnel, request)
-                else:
-                    tunnel = await self._open(device, request, early)
-                bound = await self._await_answer(tunnel, device.id)
-                if held:
-                    await send_bytes(tunnel, self._buffers, held)
+                tunnel, bound = await self._try(standby, device, request, early)
             except Failure as failure:
-                spent = early and not held
+                spent = early and standby is None
                 if failure.reason is not Reason.TUNNEL_LOST or spent or attempt == ATTEMPTS:
                     raise
+                if standby is not None:
+                    self._standbys[device.id].waiting.clear()  # they share its fate, and its way to the agent
             else:
+                if standby is not None and early:
+                    with _owned_until_it_fails(tunnel):
+                        await send_bytes(tunnel, self._buffers, early)
                 self._note_use(device)
                 return tunnel, bound
         raise AssertionError  # the loop returns or raises
+
+    async def _try(self, standby: Tunnel | None, device: Device, request: Target, early: bytes) -> tuple[Tunnel, HostPort]:
+        tunnel = standby or await self._open(device, request, early)
+        with _owned_until_it_fails(tunnel):
+            if standby is not None:
+                await standby.request(request)
+            return tunnel, await tunnel.answer(self._patience(device.id))
 
     async def prove(self, device: Device, invite: Invite) -> str:
         """Use up `invite` at the agent: it grants this machine access. Returns what the agent's machine calls itself. Raises Failure."""
@@ -126,29 +143,16 @@ class TunnelPool:
         tunnel.reset()
         return tunnel.peer_label
 
-    async def _ask(self, tunnel: Tunnel, request: Target) -> None:
-        try:
-            await tunnel.request(request)
-        except OSError as error:
-            tunnel.reset()
-            raise Failure(Reason.TUNNEL_LOST, detail=str(error)) from error
-
-    async def _await_answer(self, tunnel: Tunnel, device: DeviceID) -> HostPort:
-        try:
-            return await tunnel.answer(self._patience(device))
-        except BaseException:
-            tunnel.reset()
-            raise
-
     async def _open(self, device: Device, request: Target | None, early: bytes) -> Tunnel:
-        for relay in device.relays[:-1]:
+        for relay in device.relays:
             try:
                 return await self._open_by(relay, self._initiator(device, relay), request, early, device)
             except Failure as failure:
-                if failure.reason not in _RELAY_REASONS:
+                if failure.reason in _ALARMS:
+                    self._emit(Alarm(f"{device.name}: {failure}"))
+                if failure.reason not in _RELAY_REASONS or relay is device.relays[-1]:
                     raise
-        relay = device.relays[-1]
-        return await self._open_by(relay, self._initiator(device, relay), request, early, device)
+        raise Failure(Reason.NOT_PAIRED)
 
     async def _open_by(self, relay: KnownRelay, initiator: Initiator, request: Target | None, early: bytes, device: Device) -> Tunnel:
         dials = self.dial_pool(relay)
@@ -229,9 +233,19 @@ class TunnelPool:
                     standbys.waiting.clear()
 
 
-def _pipe(connection: HopConnection, answer: object, initiator: Initiator) -> RawStream:
-    if not isinstance(answer, PairedForward):
-        raise Failure(Reason.PROTOCOL, detail=f"the relay answered OPEN with {type(answer).__name__}")
+@contextmanager
+def _owned_until_it_fails(tunnel: Tunnel) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, anyio.ClosedResourceError) as error:
+        tunnel.reset()
+        raise Failure(Reason.TUNNEL_LOST, detail=str(error)) from error
+    except BaseException:
+        tunnel.reset()
+        raise
+
+
+def _pipe(connection: HopConnection, answer: PairedForward, initiator: Initiator) -> RawStream:
     stream, surplus = connection.into_pipe()
     if surplus:
         raise Failure(Reason.PROTOCOL, detail="the agent spoke before it was spoken to")

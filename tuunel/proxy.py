@@ -3,14 +3,13 @@
 Source: docs/spec/front-doors.md, docs/spec/names.md.
 """
 
-import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Final
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from tuunel import control
 from tuunel.address import HostPort
@@ -19,8 +18,8 @@ from tuunel.devices import Devices, KnownRelay
 from tuunel.dial import dial
 from tuunel.direct import direct_addresses
 from tuunel.doors import FrontDoors
-from tuunel.errors import Failure, Reason, Speaker
-from tuunel.events import Alarm, Emit, Notice, Ready
+from tuunel.errors import Failure, Speaker
+from tuunel.events import Emit, Notice, Ready
 from tuunel.frontdoor import Credentials, Request
 from tuunel.identity import IdentityKey
 from tuunel.ledger import Entry, Ledger
@@ -29,6 +28,7 @@ from tuunel.listeners import announced
 from tuunel.outbound import Outbound
 from tuunel.pac import write_pac
 from tuunel.pool import TunnelPool
+from tuunel.rawstream import RawStream
 from tuunel.relay.client import HopConnection
 from tuunel.relay.presence import Presence
 from tuunel.relay.wire import Demand, Message
@@ -39,7 +39,7 @@ from tuunel.settings import Home
 WARM: Final = 2  #: DIAL connections that wait at each relay
 RELAY_RETRY: Final = 30.0  #: seconds until a relay that refused this machine for good is tried again
 OUTCOME_TIMEOUT: Final = 5.0  #: seconds that `outcome` waits for a connection whose streams have just ended
-ALARMS: Final = frozenset({Reason.PEER_MISMATCH, Reason.RELAY_UNTRUSTED})
+LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  #: how this machine's own browser reaches a listener on every address
 
 
 class Proxy:
@@ -60,7 +60,7 @@ class Proxy:
         self._routing = Routing(self._devices, other, [Route.parse(text) for text in routes])
         self._buffers = BufferPool()
         self._ledger = Ledger(emit)
-        self._tunnels = TunnelPool(self._identity, self._buffers, warm=WARM)
+        self._tunnels = TunnelPool(self._identity, self._buffers, warm=WARM, emit=emit)
         known = Credentials(*credentials) if credentials else None
         self._doors = FrontDoors(self._dial, pac=self._pac, buffers=self._buffers, credentials=known)
         self._own_doors = FrontDoors(self._dial, pac=self._pac, buffers=self._buffers)  # on a 0600 socket: its user is known
@@ -71,27 +71,42 @@ class Proxy:
 
     async def run(self) -> None:
         """Serve. Raises ListenError when an address is taken or a proxy already runs here."""
-        listeners = await open_listeners(self._listen)
-        self._addresses = [address_of(listener) for listener in listeners]
         async with self._tunnels, anyio.create_task_group() as self._background:
-            with announced(self._home, "proxy", self._addresses):
-                await self._serve_clients(listeners)
+            async with anyio.create_task_group() as self._clients:
+                # First: it shows that no other proxy runs here, whose announcement ours would replace.
+                await self._background.start(self._serve_socket)
+                with self._listening:
+                    await self._serve_doors(self._clients)
             self._background.cancel_scope.cancel()
 
     def stop(self) -> None:
         """Take no more clients; `run` returns when those that are connected have finished."""
         self._listening.cancel()
 
-    async def _serve_clients(self, listeners: Sequence[socket.socket]) -> None:
-        async with anyio.create_task_group() as clients:
-            with self._listening:
-                async with anyio.create_task_group() as services:
-                    await services.start(self._serve_socket)
-                    for relay in self._devices.relays():
-                        if relay.enrolled:
-                            self._be_present(relay)
-                    self._emit(Ready("proxy", str(HostPort(self._listen.host, self._addresses[0].port))))
-                    await serve(listeners, self._doors.serve_client, clients)
+    async def _serve_doors(self, clients: TaskGroup) -> None:
+        with ExitStack() as closing:
+            listeners = await open_listeners(self._listen)
+            for listener in listeners:
+                closing.callback(listener.close)
+            self._addresses = [address_of(listener) for listener in listeners]
+            closing.enter_context(announced(self._home, "proxy", self._addresses))
+            for relay in self._devices.relays():
+                if relay.enrolled:
+                    self._be_present(relay)
+            self._emit(Ready("proxy", str(HostPort(self._listen.host, self._addresses[0].port))))
+            await serve(listeners, self._doors.serve_client, clients)
+
+    async def _serve_own_client(self, stream: RawStream) -> None:
+        """A client on our unix socket, which is served on while the last clients finish; it takes no new ones then."""
+        if self._listening.cancel_called:
+            stream.close()
+            return
+        over = anyio.Event()
+        self._clients.start_soon(over.wait)
+        try:
+            await self._own_doors.serve_client(stream)
+        finally:
+            over.set()
 
     # destinations
 
@@ -110,14 +125,9 @@ class Proxy:
         entry = self._ledger.open(str(request.target), device=through.device.name, door=request.door, path="relay")
         for relay in through.device.relays:
             self._be_present(relay)
-        try:
-            with entry.failing():
-                target = HostPort(through.host, request.target.port)
-                tunnel, bound = await self._tunnels.connect(through.device, target, request.early)
-        except Failure as failure:
-            if failure.reason in ALARMS:
-                self._emit(Alarm(f"{through.device.name}: {failure}"))
-            raise
+        with entry.failing():
+            target = HostPort(through.host, request.target.port)
+            tunnel, bound = await self._tunnels.connect(through.device, target, request.early)
         entry.traffic.rtt = tunnel.rtt
         entry.connected(tunnel.id)
         return Outbound(tunnel, entry.traffic, partial(self._end, entry), bound, entry.number)
@@ -169,11 +179,11 @@ class Proxy:
         patterns = [route.pattern for route in routes if route.network is None]
         networks = [route.network for route in routes if route.network is not None]
         loopback = next((address for address in self._addresses if ":" not in address.host), self._addresses[0])
-        return write_pac(HostPort(loopback.host if loopback.host != "0.0.0.0" else "127.0.0.1", loopback.port), patterns, networks)
+        return write_pac(HostPort(LOOPBACK_OF.get(loopback.host, loopback.host), loopback.port), patterns, networks)
 
     async def _serve_socket(self, *, task_status: TaskStatus[None]) -> None:
         handlers = {"outcome": self._outcome, "status": self._status}
-        await control.serve(self._home.socket("proxy"), handlers, other=self._own_doors.serve_client, task_status=task_status)
+        await control.serve(self._home.socket("proxy"), handlers, other=self._serve_own_client, task_status=task_status)
 
     async def _outcome(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """How a connection of `nc` ended: its socket cannot tell a reset from an end."""

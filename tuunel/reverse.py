@@ -4,7 +4,8 @@ Source: docs/spec/tunnel.md, docs/spec/policy.md.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import anyio
@@ -15,8 +16,8 @@ from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.dial import dial
 from tuunel.e2e.handshake import InitReceived, OfferSecrets, Responder
-from tuunel.e2e.wire import Command, Target
-from tuunel.errors import Failure, PeerMismatch, ProtocolError, Reason, Speaker, TuunelError
+from tuunel.e2e.wire import Command, Purpose, Target
+from tuunel.errors import Failure, PeerMismatch, ProtocolError, Reason, Speaker, StateError, TuunelError
 from tuunel.establish import respond
 from tuunel.events import Alarm, DeviceSeen, Emit
 from tuunel.grants import Grants
@@ -58,6 +59,7 @@ class ReverseTunnels:
         self._clients: dict[Tunnel, DeviceID] = {}
         self._expiries: dict[Tunnel, int] = {}  # of the grants that connections were opened under
         self._idle: set[Tunnel] = set()
+        self._draining = False
         self._ledger = Ledger(emit)
 
     async def serve(self, stream: RawStream, first: bytes, paired: PairedAgent, secrets: OfferSecrets) -> None:
@@ -73,6 +75,9 @@ class ReverseTunnels:
             return
         except (TuunelError, OSError, TimeoutError, anyio.IncompleteRead, anyio.ClosedResourceError):
             return  # nobody to tell: the peer proved nothing, was refused, or is gone
+        if self._draining and received.purpose is Purpose.STANDBY:
+            tunnel.reset(Reason.SHUTDOWN)
+            return
         self.live.add(tunnel)
         self._clients[tunnel] = received.device
         try:
@@ -90,26 +95,32 @@ class ReverseTunnels:
             for device in set(self._clients.values()):
                 try:
                     self._grants.admit(device, now)
-                except Failure:
+                except (Failure, StateError):  # a book that cannot be read grants nothing
                     self.cut(device)
             for tunnel, expires in list(self._expiries.items()):
                 if now >= expires:
                     tunnel.reset(Reason.POLICY_REVOKED)
 
     def cut(self, device: DeviceID) -> int:
-        """Cut every tunnel of `device`: how many."""
+        """Cut every tunnel of `device`: how many of them carried a connection."""
         tunnels = [tunnel for tunnel, client in self._clients.items() if client == device]
         for tunnel in tunnels:
             tunnel.reset(Reason.POLICY_REVOKED)
-        return len(tunnels)
+        return sum(tunnel not in self._idle for tunnel in tunnels)
 
     def drop_idle(self) -> None:
-        """Cut the tunnels that only wait for a request."""
+        """Cut the tunnels that only wait for a request, and take no more of them."""
+        self._draining = True
         for tunnel in self._idle:
             tunnel.reset(Reason.SHUTDOWN)
 
     async def _admit(self, received: InitReceived) -> None:
-        now = int(time.time())
+        with self._faults_told():
+            await self._admit_or_redeem(received, int(time.time()))
+        if sum(client == received.device for client in self._clients.values()) >= MAX_PER_CLIENT:
+            raise Failure(Reason.LIMIT, Speaker.AGENT, f"{MAX_PER_CLIENT} tunnels of one client")
+
+    async def _admit_or_redeem(self, received: InitReceived, now: int) -> None:
         if received.invite_id is not None and received.proof is not None:
             redeem = partial(
                 self._grants.redeem, received.invite_id, received.proof, received.t3, received.device, label=received.label, now=now
@@ -119,8 +130,15 @@ class ReverseTunnels:
             await self._changed()
         else:
             self._grants.admit(received.device, now)
-        if sum(client == received.device for client in self._clients.values()) >= MAX_PER_CLIENT:
-            raise Failure(Reason.LIMIT, Speaker.AGENT, f"{MAX_PER_CLIENT} tunnels of one client")
+
+    @contextmanager
+    def _faults_told(self) -> Iterator[None]:
+        """A fault of this machine's own state is told to its own person; the client learns only that there was one."""
+        try:
+            yield
+        except (StateError, OSError) as error:
+            self._emit(Alarm(str(error)))
+            raise Failure(Reason.INTERNAL, Speaker.AGENT) from error
 
     async def _serve_request(self, tunnel: Tunnel, device: DeviceID) -> None:
         self._idle.add(tunnel)
@@ -140,9 +158,8 @@ class ReverseTunnels:
         entry.end(end, "" if end == PumpEnd.DONE else tunnel.cut_reason)
 
     async def _carry(self, tunnel: Tunnel, device: DeviceID, target: Target, entry: Entry) -> str:
-        early = bytearray()
         try:
-            stream = await self._dial_beside(tunnel, device, target, early)
+            stream = await self._dial_beside(tunnel, device, target)
         except Failure as failure:
             await tunnel.answer_error(failure.reason, failure.detail)
             await tunnel.stream.aclose()
@@ -150,8 +167,6 @@ class ReverseTunnels:
         try:
             await tunnel.answer_connected(stream.local)
             entry.connected(tunnel.id)
-            await stream.send_all(bytes(early))
-            entry.traffic.up += len(early)
         except BaseException:
             stream.reset()
             raise
@@ -161,41 +176,45 @@ class ReverseTunnels:
             await tunnel.aclose()
         return str(end)
 
-    async def _dial_beside(self, tunnel: Tunnel, device: DeviceID, target: Target, early: bytearray) -> RawStream:
-        result: list[RawStream | Exception] = []
+    async def _dial_beside(self, tunnel: Tunnel, device: DeviceID, target: Target) -> RawStream:
+        """Dial while the tunnel is read, so that the loss of either ends the other. Raises what was first."""
+        streams: list[RawStream] = []
+        errors: list[Exception] = []
 
         async def attempt(tasks: TaskGroup) -> None:
             try:
-                result.append(await self._dial(tunnel, device, target))
-            except TuunelError as error:
-                result.append(error)
+                streams.append(await self._dial(tunnel, device, target))
+            except Failure as failure:
+                errors.append(failure)
             tasks.cancel_scope.cancel()
 
         async def listen(tasks: TaskGroup) -> None:
             try:
-                await tunnel.collect_early(early)
-            except OSError as error:
-                result.append(error)
+                await tunnel.collect_early()
+            except (OSError, anyio.ClosedResourceError) as error:
+                errors.append(error)
                 tasks.cancel_scope.cancel()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(attempt, tasks)
-            tasks.start_soon(listen, tasks)
-        streams = [each for each in result if isinstance(each, RawStream)]
-        errors = [each for each in result if isinstance(each, Exception)]
-        if errors:
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(attempt, tasks)
+                tasks.start_soon(listen, tasks)
+            if errors:
+                raise errors[0]
+        except BaseException:
             for stream in streams:
                 stream.reset()
-            raise errors[0]
+            raise
         return streams[0]
 
     async def _dial(self, tunnel: Tunnel, device: DeviceID, target: Target) -> RawStream:
         if target.command is not Command.TCP:
             raise Failure(Reason.UNSUPPORTED, Speaker.AGENT)
-        grant = self._grants.admit(device, int(time.time()))
+        with self._faults_told():
+            grant = self._grants.admit(device, int(time.time()))
+            around = self._surroundings()
         if grant.expires is not None:
             self._expiries[tunnel] = grant.expires
-        around = self._surroundings()
 
         def allow(addresses: list[Address]) -> list[Address]:
             return allowed_addresses(grant.targets, target.host, target.port, addresses, around)
@@ -205,5 +224,5 @@ class ReverseTunnels:
     def _name(self, device: DeviceID) -> str:
         try:
             return self._grants.admit(device, int(time.time())).name
-        except Failure:
+        except TuunelError:
             return str(device)

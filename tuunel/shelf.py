@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from tuunel.errors import Failure
+from tuunel.errors import Failure, RemoteProtocolError
 
 Item = TypeVar("Item")
 
@@ -61,7 +61,7 @@ class Shelf(Generic[Item]):
         try:
             with place.care:
                 await self._care(place.item)
-        except (Failure, OSError, anyio.ClosedResourceError):
+        except (Failure, RemoteProtocolError, OSError, anyio.ClosedResourceError):
             pass  # spoilt
         finally:
             if place in self._places:

@@ -11,24 +11,24 @@ from contextlib import contextmanager, suppress
 from typing import Final, NoReturn, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.e2e.records import RecordOpener, RecordSealer
 from tuunel.e2e.wire import FIN_BODY, Connected, Error, RecordType, Reset, Target
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
-from tuunel.rawstream import RawStream
+from tuunel.rawstream import Bytes, RawStream
 
 QUIET: Final = 15.0  #: seconds without a record before a PING
 DEAD: Final = 30.0  #: seconds without a record before the tunnel is lost
-IDLE: Final = 1.0  #: seconds without a write after which records are small again, so that a thin line shows the first bytes soon
 KEY_LIFETIME: Final = 3600.0  #: seconds before this end's keys are replaced
 ANSWER_TIMEOUT: Final = 20.0  #: seconds from CONNECT to CONNECTED or ERROR: the agent's own dial gives up after ten
-EARLY_LIMIT: Final = 64 * 1024  #: bytes that an agent holds while it dials
+EARLY_LIMIT: Final = 64 * 1024  #: bytes that an agent holds while it dials, and then reads no more
+SMALL_AGAIN: Final = 1.0  #: seconds without a record after which records start small again
 _CONTROL_BURST: Final = 64  #: records without app bytes handled in one go: a peer that sends nothing else must not starve other tunnels
 
-
-Body = TypeVar("Body", Target, Connected, Error, Reset)
+Decoded = TypeVar("Decoded")
 
 
 class TunnelCut(ConnectionResetError):
@@ -51,12 +51,17 @@ class Tunnel:
         self._sealer = sealer
         self._opener = opener
         self._buffers = buffers
-        self._sending = anyio.Lock()
-        self._queue: list[Callable[[], bytes]] = []  # records to send when the writer is free; sealed then, in the order of the wire
+        self._sending = anyio.Lock(fast_acquire=True)
+        # What to send when the writer is free, one record of a type and the newest at that: a peer that floods us with PINGs and
+        # takes no answer must not fill our memory.
+        self._queue: dict[RecordType, bytes] = {}
+        self._torn = False  # a record was sent in part: nothing behind it would mean anything
         self._fin_sent = False
+        self._early = bytearray()
         self._more = True  # records may have come with the handshake
         self._reading_since: float | None = None
-        self._heard = self._keyed = self._wrote = time.monotonic()
+        self._heard = self._keyed = self._written = time.monotonic()
+        self._asked = 0.0
         self._pinged: tuple[bytes, float] | None = None
 
     # Conduit
@@ -68,6 +73,12 @@ class Tunnel:
 
     async def wait_readable(self) -> None:
         """Wait until `read_into` is worth a try."""
+        if self._early:
+            await anyio.lowlevel.checkpoint()
+        else:
+            await self._wait_for_records()
+
+    async def _wait_for_records(self) -> None:
         await self.flush()
         if self._more or self._opener.fin_received:
             await anyio.lowlevel.checkpoint()
@@ -80,33 +91,28 @@ class Tunnel:
 
     def read_into(self, buffer: memoryview, limit: int) -> int | None:
         """Read one DATA record's body into `buffer[1:]`; 0 after FIN, None when nothing is there. Raises TunnelCut."""
+        if self._early:
+            n = min(len(self._early), limit)
+            buffer[1 : 1 + n] = self._early[:n]
+            del self._early[:n]
+            return n
         if self._opener.fin_received:
             return 0
-        for _ in range(_CONTROL_BURST):
-            record = self._next_record(buffer)
-            if record is None:
-                return None
-            kind, n = record
-            if kind is RecordType.DATA:
-                return n
-            if kind is RecordType.FIN:
-                return 0
-            self._housekeep(kind, bytes(buffer[1 : 1 + n]))
-        return None
+        record = self._take(buffer, RecordType.DATA, RecordType.FIN)
+        if record is None:
+            return None
+        return record[1] if record[0] is RecordType.DATA else 0
 
     async def write_from(self, buffer: memoryview, n: int) -> None:
         """Seal `buffer[1:1+n]` as one record and send it. Raises OSError when the connection is gone."""
         async with self._sending:
-            self._check_whole()
-            if (now := time.monotonic()) - self._wrote > IDLE:
-                self._sealer.restart_growth()
-            self._wrote = now
+            self._check_sendable()
             if self._sealer.needs_key_update:
-                await self.stream.send_all(self._sealer.key_update())
+                await self._transmit(self._sealer.key_update())
             out = self._buffers.borrow()
             try:
                 length = self._sealer.seal_into(buffer, n, RecordType.DATA, out)
-                self._sealer.whole_writes(await self.stream.send_all(out[:length]))
+                self._sealer.whole_writes(await self._transmit(out[:length]))
             finally:
                 self._buffers.give_back(out)
             await self._send_queue()
@@ -119,21 +125,21 @@ class Tunnel:
 
     def reset(self, reason: Reason | None = None) -> None:
         """Cut the tunnel: RESET (with `reason`) if the connection takes it at once, and a TCP reset in any case. Idempotent."""
-        if not (self._sending.locked() or self.cut_reason or self.closed):
-            with suppress(OSError, anyio.ClosedResourceError):
+        if not (self._sending.locked() or self._torn or self.cut_reason or self.closed):
+            with suppress(OSError):
                 self.stream.send_now(self._sealer.seal(RecordType.RESET, Reset(reason).encode()))
-        self.cut_reason = self.cut_reason or "cut at this end"
-        self.stream.reset()
-        self._forget()
+        self.cut_reason = self.cut_reason or f"cut at this end{f' ({reason})' if reason else ''}"
+        self._end()
 
     async def aclose(self) -> None:
         """Close: cleanly when both directions have ended, by a reset otherwise."""
-        if self._fin_sent and self._opener.fin_received and not self.cut_reason:
-            self.cut_reason = "closed"
-            self._forget()
-            await self.stream.aclose()
-        else:
+        if not (self._fin_sent and self._opener.fin_received):
             self.reset()
+            return
+        try:
+            await self.stream.aclose()
+        finally:
+            self._end()
 
     def broken(self) -> bool:
         """Whether the peer or the relay has cut the tunnel, seen without taking app bytes."""
@@ -141,8 +147,7 @@ class Tunnel:
             return self.stream.broken()
         try:
             with self._borrowed() as buffer:
-                while (record := self._next_record(buffer)) is not None:
-                    self._housekeep(record[0], bytes(buffer[1 : 1 + record[1]]))
+                self._take(buffer)
         except (OSError, anyio.ClosedResourceError):
             return True
         return False
@@ -150,40 +155,45 @@ class Tunnel:
     # opening
 
     async def request(self, target: Target) -> None:
-        """Ask the agent for `target` on a tunnel that waited as a standby, with a PING: its answer shows that the agent lives."""
-        nonce = self._start_ping()
+        """Ask the agent for `target` on a tunnel that waited as a standby, with a PING: its answer shows that the agent lives.
+
+        Raises OSError or anyio.ClosedResourceError when the tunnel is gone, and Failure for a host that no name can be.
+        """
+        body = target.encode()
         async with self._sending:
+            self._check_sendable()
+            nonce = self._start_ping()
+            self._asked = time.monotonic()
             seal = self._sealer.seal
-            await self.stream.send_all(seal(RecordType.CONNECT, target.encode()) + seal(RecordType.PING, nonce))
+            await self._transmit(seal(RecordType.CONNECT, body) + seal(RecordType.PING, nonce))
 
     async def answer(self, sign_of_life_within: float) -> HostPort:
         """Wait for the answer to CONNECT: the address that the agent's socket to the target is bound to.
 
-        Raises Failure: what the agent answered, or TUNNEL_LOST when nothing was heard within `sign_of_life_within` seconds or
-        no answer came within ANSWER_TIMEOUT.
+        Raises Failure: what the agent answered, or TUNNEL_LOST when nothing was heard within `sign_of_life_within` seconds of
+        `request` (ACCEPT is the sign of life of a tunnel that was opened for its CONNECT) or no answer came within ANSWER_TIMEOUT.
         """
-        asked = time.monotonic()
         try:
             with anyio.move_on_after(sign_of_life_within):
                 return await self._connected()
-            if self._heard > asked:
-                with anyio.move_on_after(ANSWER_TIMEOUT - sign_of_life_within):
+            if self._heard > self._asked:
+                with anyio.move_on_after(max(ANSWER_TIMEOUT - sign_of_life_within, 0)):
                     return await self._connected()
-        except OSError as error:
-            raise Failure(Reason.TUNNEL_LOST, detail=str(error)) from error
+        except (OSError, anyio.ClosedResourceError) as error:
+            raise Failure(Reason.TUNNEL_LOST, detail=self.cut_reason or str(error)) from error
         raise Failure(Reason.TUNNEL_LOST, detail="the agent does not answer")
 
     async def _connected(self) -> HostPort:
         kind, body = await self._receive(RecordType.CONNECTED, RecordType.ERROR)
         if kind is RecordType.ERROR:
-            error = self._decode(Error, body)
+            error = self._decode(Error.decode, body)
             raise Failure(error.reason, Speaker.AGENT, error.detail)
-        return self._decode(Connected, body).bound
+        return self._decode(Connected.decode, body).bound
 
     async def requested(self) -> Target:
         """The agent's side: wait, as long as it takes, for what the forward proxy asks for. Raises TunnelCut."""
         _, body = await self._receive(RecordType.CONNECT)
-        return self._decode(Target, body)
+        return self._decode(Target.decode, body)
 
     async def answer_connected(self, bound: HostPort) -> None:
         """The agent's side: the target is connected."""
@@ -193,18 +203,17 @@ class Tunnel:
         """The agent's side: the target is not connected, and why. The tunnel ends with it."""
         await self._send(RecordType.ERROR, Error(reason, detail).encode())
 
-    async def collect_early(self, early: bytearray) -> None:
-        """The agent's side, while it dials: read app bytes into `early`, up to EARLY_LIMIT. Runs until cancelled; raises TunnelCut.
+    async def collect_early(self) -> None:
+        """The agent's side, while it dials: read app bytes and hold them for `read_into`. Runs until cancelled; raises TunnelCut.
 
-        So a forward proxy that gives up is noticed, and its PING is answered.
+        So a forward proxy that gives up is noticed, and its PING is answered. Nothing more is read once EARLY_LIMIT bytes are held.
         """
-        while len(early) < EARLY_LIMIT:
-            await self.wait_readable()
+        while len(self._early) < EARLY_LIMIT and not self._opener.fin_received:
+            await self._wait_for_records()
             with self._borrowed() as buffer:
-                n = self.read_into(buffer, EARLY_LIMIT)
-                early += buffer[1 : 1 + (n or 0)]
-            if n == 0:
-                break
+                record = self._take(buffer, RecordType.DATA, RecordType.FIN)
+                if record is not None and record[0] is RecordType.DATA:
+                    self._early += buffer[1 : 1 + record[1]]
         await anyio.sleep_forever()
 
     async def rest(self) -> None:
@@ -213,13 +222,11 @@ class Tunnel:
 
     async def _receive(self, *wanted: RecordType) -> tuple[RecordType, bytes]:
         while True:
-            await self.wait_readable()
+            await self._wait_for_records()
             with self._borrowed() as buffer:
-                while (record := self._next_record(buffer)) is not None:
-                    kind, body = record[0], bytes(buffer[1 : 1 + record[1]])
-                    if kind in wanted:
-                        return kind, body
-                    self._housekeep(kind, body)
+                record = self._take(buffer, *wanted)
+                if record is not None:
+                    return record[0], bytes(buffer[1 : 1 + record[1]])
 
     @contextmanager
     def _borrowed(self) -> Iterator[memoryview]:
@@ -243,7 +250,9 @@ class Tunnel:
         """
         if now - self._keyed > KEY_LIFETIME:
             self._keyed = now
-            self._queue.append(self._sealer.key_update)
+            self._queue[RecordType.KEY_UPDATE] = b""
+        if now - self._written > SMALL_AGAIN:
+            self._sealer.restart_growth()
         reading = self._reading_since is not None or self._opener.fin_received
         if not reading or self._sending.locked():
             self._heard = now
@@ -254,14 +263,14 @@ class Tunnel:
             with suppress(TunnelCut):
                 self._cut(f"nothing was heard for {DEAD:.0f} s")
         elif quiet > QUIET and self._pinged is None:
-            nonce = self._start_ping()
-            self._queue.append(lambda: self._sealer.seal(RecordType.PING, nonce))
+            self._queue[RecordType.PING] = self._start_ping()
         return bool(self._queue)
 
     async def flush(self) -> None:
-        """Send what is queued, unless a writer is at work: it does so when it is done."""
-        if self._queue and not (self._sending.locked() or self.cut_reason):
+        """Send what is queued, unless a writer is at work: it does so when it is done. Raises as `write_from`."""
+        if self._queue and not self._sending.locked():
             async with self._sending:
+                self._check_sendable()
                 await self._send_queue()
 
     def _start_ping(self) -> bytes:
@@ -273,13 +282,31 @@ class Tunnel:
 
     async def _send(self, kind: RecordType, body: bytes) -> None:
         async with self._sending:
-            self._check_whole()
-            await self.stream.send_all(self._sealer.seal(kind, body))
+            self._check_sendable()
+            await self._transmit(self._sealer.seal(kind, body))
             await self._send_queue()
 
     async def _send_queue(self) -> None:
         while self._queue:
-            await self.stream.send_all(self._queue.pop(0)())
+            kind = next(iter(self._queue))
+            await self._transmit(self._sealer.seal(kind, self._queue.pop(kind)))
+
+    async def _transmit(self, data: Bytes) -> bool:
+        """Send whole records; the caller holds the lock. True when the socket took them at once."""
+        self._torn = True
+        whole = await self.stream.send_all(data)
+        self._torn = False
+        self._written = time.monotonic()
+        return whole
+
+    def _take(self, buffer: memoryview, *wanted: RecordType) -> tuple[RecordType, int] | None:
+        """The next record of a wanted type that is here, as `RecordOpener.open_into`; those before it are dealt with, a burst at most."""
+        for _ in range(_CONTROL_BURST):
+            record = self._next_record(buffer)
+            if record is None or record[0] in wanted:
+                return record
+            self._housekeep(record[0], bytes(buffer[1 : 1 + record[1]]))
+        return None
 
     def _next_record(self, buffer: memoryview) -> tuple[RecordType, int] | None:
         self._check_whole()
@@ -294,6 +321,10 @@ class Tunnel:
                     return None
         except RemoteProtocolError as error:
             self._cut(str(error))
+        except TunnelCut:
+            raise
+        except OSError as error:
+            self._cut(error.strerror or str(error))
         self._more = True
         self._heard = time.monotonic()
         return record
@@ -301,7 +332,7 @@ class Tunnel:
     def _housekeep(self, kind: RecordType, body: bytes) -> None:
         match kind:
             case RecordType.PING:
-                self._queue.append(lambda: self._sealer.seal(RecordType.PONG, body))
+                self._queue[RecordType.PONG] = body
             case RecordType.PONG:
                 if self._pinged and body == self._pinged[0]:
                     self.rtt = self._heard - self._pinged[1]
@@ -309,28 +340,36 @@ class Tunnel:
             case RecordType.PAD | RecordType.KEY_UPDATE:
                 pass
             case RecordType.RESET:
-                reason = self._decode(Reset, body).reason
+                reason = self._decode(Reset.decode, body).reason
                 self._cut(f"the other end reset it{f' ({reason})' if reason else ''}")
             case _:
                 self._cut(f"{kind.name} came out of turn")
 
-    def _decode(self, message: type[Body], body: bytes) -> Body:
+    def _decode(self, decode: Callable[[bytes], Decoded], body: bytes) -> Decoded:
         try:
-            return message.decode(body)
+            return decode(body)
         except RemoteProtocolError as error:
             self._cut(str(error))
-
-    def _forget(self) -> None:
-        self._queue.clear()
-        self._sealer.close()
-        self._opener.close()
 
     def _check_whole(self) -> None:
         if self.cut_reason:
             raise TunnelCut(self.cut_reason)
+        if self.closed:
+            raise anyio.ClosedResourceError
+
+    def _check_sendable(self) -> None:
+        self._check_whole()
+        if self._torn:
+            raise TunnelCut("a record could not be sent whole")
 
     def _cut(self, reason: str) -> NoReturn:
         self.cut_reason = self.cut_reason or reason
-        self.stream.reset()
-        self._forget()
+        self._end()
         raise TunnelCut(self.cut_reason)
+
+    def _end(self) -> None:
+        self.stream.reset()  # nothing more happens to a stream that was closed cleanly
+        self._opener.close()
+        self._sealer.close()
+        self._queue.clear()
+        self._early.clear()

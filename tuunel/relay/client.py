@@ -41,7 +41,7 @@ class HopConnection:
             data = b"".join(self._channel.send(message) for message in messages)
             try:
                 await self.stream.send_all(data)
-            except OSError as error:
+            except (OSError, anyio.ClosedResourceError) as error:
                 raise _lost() from error
 
     async def receive(self) -> Message:
@@ -54,7 +54,7 @@ class HopConnection:
                 self._channel.receive_data(data)
         except RemoteProtocolError as error:
             raise Failure(Reason.PROTOCOL, detail=str(error)) from error
-        except OSError as error:
+        except (OSError, anyio.ClosedResourceError) as error:
             raise _lost() from error
         return message
 

@@ -5,20 +5,22 @@ Source: docs/spec/tunnel.md (DIAL).
 
 import os
 import time
+from contextlib import suppress
 from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 
 from tuunel.devices import KnownRelay
-from tuunel.errors import Failure
+from tuunel.errors import Failure, Reason
 from tuunel.identity import IdentityKey
 from tuunel.relay.client import HopConnection, connect
-from tuunel.relay.wire import Demand, Message, Open, Params, Ping, Pong, Purpose
+from tuunel.relay.wire import Demand, HopError, Message, Open, PairedForward, Params, Ping, Pong, Purpose
 from tuunel.shelf import Shelf
 
 LARGEST: Final = 64  #: connections that wait at most, however great the demand
 FORGET_DEMAND: Final = 60.0  #: seconds without a miss after which one connection less is kept
+ANSWER_TIMEOUT: Final = 15.0  #: seconds for the answer to OPEN: the relay itself waits ten for an agent that has no connection ready
 REFRESH: Final = 25.0  #: seconds between PINGs: NATs forget idle connections after 30 s at the earliest (RFC 5382 allows no less than 2 h)
 
 
@@ -35,31 +37,50 @@ class DialPool:
         self._tasks = tasks
         self._smallest = self._wanted = smallest
         self._waiting = Shelf[HopConnection](tasks, self._keep, HopConnection.close)
+        self._asking: set[HopConnection] = set()  # that had waited, with an OPEN under way
         self._filling = False
         self._missed_at = time.monotonic()
 
-    async def open(self, request: Open) -> tuple[HopConnection, Message]:
+    async def open(self, request: Open) -> tuple[HopConnection, PairedForward | HopError]:
         """Send OPEN on a waiting connection, or in the first flight of a new one: the connection and the relay's answer.
 
-        Raises Failure: RELAY_UNREACHABLE, RELAY_UNTRUSTED, or the relay's refusal of this machine.
+        Raises Failure: RELAY_UNREACHABLE, RELAY_UNTRUSTED, PROTOCOL, or the relay's refusal of this machine.
         """
-        connection = await self._take()
-        if connection is not None:
-            self.fill()
-            try:
-                await connection.send(request)
-                return connection, await connection.receive()
-            except Failure:
-                connection.close()  # it waited too long; a new connection tells what is wrong
-            except BaseException:
-                connection.close()
-                raise
-        else:
+        waited = await self._take()
+        if waited is None:
             self._note_miss()
-            self.fill()
+        self.fill()
+        if waited is not None:
+            with suppress(Failure):  # it waited too long; a new connection tells what is wrong
+                return waited, await self._ask(waited, request)
         connection = await self._connect(request)
+        return connection, await self._answer(connection)
+
+    async def _ask(self, connection: HopConnection, request: Open) -> PairedForward | HopError:
+        self._asking.add(connection)
         try:
-            return connection, await connection.receive()
+            await connection.send(request)
+            return await self._answer(connection)
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._asking.discard(connection)
+
+    @staticmethod
+    async def _answer(connection: HopConnection) -> PairedForward | HopError:
+        """What the relay answers to OPEN. The connection is closed when it raises."""
+        try:
+            with anyio.fail_after(ANSWER_TIMEOUT):
+                # A PONG may still be on its way, and a PING is left unanswered: from OPEN to its answer nothing is sent.
+                while isinstance(message := await connection.receive(), Ping | Pong):
+                    pass
+            if isinstance(message, PairedForward | HopError):
+                return message
+            raise Failure(Reason.PROTOCOL, detail=f"the relay answered OPEN with {type(message).__name__}")
+        except TimeoutError as error:
+            connection.close()
+            raise Failure(Reason.RELAY_UNREACHABLE, detail="the relay does not answer") from error
         except BaseException:
             connection.close()
             raise
@@ -77,8 +98,10 @@ class DialPool:
         self.fill()
 
     def drop(self) -> None:
-        """Close everything that waits: the relay is gone."""
+        """Close everything that waits, or had waited before its OPEN: the relay is gone."""
         self._waiting.clear()
+        for connection in list(self._asking):
+            connection.close()
 
     def fill(self) -> None:
         """Begin to connect what is missing."""

@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 
 from tuunel.backoff import Backoff
 from tuunel.devices import KnownRelay
-from tuunel.errors import Failure
+from tuunel.errors import Failure, Speaker
 from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
 from tuunel.relay.client import HopConnection, connect
@@ -67,16 +67,16 @@ class ReadyPool(Generic[Secrets]):
                     scope = anyio.CancelScope()
                     self._workers.append(scope)
                     workers.start_soon(self._work, scope)
-                for scope in self._workers[self._wanted :]:
-                    scope.cancel()
                 self._changed = anyio.Event()
                 with anyio.move_on_after(REST / 10):
                     await self._changed.wait()
                 if time.monotonic() - self._used > REST:
                     self._wanted = AT_REST
+                    for scope in self._workers[AT_REST:]:
+                        scope.cancel()
 
     def demand(self, want: int) -> None:
-        """The relay says how many connections are wanted."""
+        """The relay says how many connections are wanted. None is closed when fewer are: those that are used are not replaced."""
         self._used = time.monotonic()
         self._wanted = max(AT_START, min(want, LARGEST))
         self._changed.set()
@@ -85,7 +85,7 @@ class ReadyPool(Generic[Secrets]):
         backoff = Backoff(random.random)
         try:
             with scope:
-                while True:
+                while len(self._workers) <= self._wanted:
                     try:
                         await self._wait_once()
                         backoff.reset()
@@ -122,7 +122,7 @@ class ReadyPool(Generic[Secrets]):
                 case PairedAgent():
                     return message
                 case HopError(reason, retry_after, detail):
-                    raise Failure(reason, detail=detail, retry_after=retry_after)
+                    raise Failure(reason, Speaker.RELAY, detail, retry_after=retry_after)
                 case Ping(nonce):
                     await connection.send(Pong(nonce))
                 case None:

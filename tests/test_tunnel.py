@@ -1,0 +1,672 @@
+"""A tunnel as a Conduit: what it carries, how it ends, when it is lost, and that it gives everything back."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from tests.streams import fill, receive_all, tcp_pair
+from tests.world import PATIENCE, open_descriptors, until
+from tuunel import tunnel as module
+from tuunel.address import HostPort
+from tuunel.buffers import BufferPool
+from tuunel.e2e.records import RecordOpener, RecordSealer
+from tuunel.e2e.wire import FIN_BODY, Command, Connected, Direction, Error, RecordType, Target
+from tuunel.errors import Failure, Reason, Speaker
+from tuunel.events import Traffic
+from tuunel.liveness import watch_tunnels
+from tuunel.pump import PumpEnd, copy_both_ways
+from tuunel.rawstream import RawStream, receive_chunk, send_bytes
+from tuunel.tunnel import ANSWER_TIMEOUT, DEAD, EARLY_LIMIT, KEY_LIFETIME, QUIET, Tunnel, TunnelCut
+
+pytestmark = pytest.mark.anyio
+
+TARGET = Target(Command.TCP, "printer.lan", 631)
+BOUND = HostPort("192.168.1.7", 50123)
+MEBIBYTE = os.urandom(1 << 20)
+FORTH, BACK = Direction.FORWARD_TO_AGENT, Direction.AGENT_TO_FORWARD
+
+
+def secret(direction: Direction) -> bytes:
+    return direction.value.encode() * 11  # any 33 bytes
+
+
+def make_tunnel(stream: RawStream, sends: Direction, buffers: BufferPool) -> Tunnel:
+    receives = BACK if sends is FORTH else FORTH
+    return Tunnel(stream, RecordSealer(secret(sends), sends), RecordOpener(secret(receives), receives, buffers), buffers, "aaaaaaaa")
+
+
+class Ends:
+    """Both ends of one tunnel, over one TCP connection that stands for the relay's pipe."""
+
+    def __init__(self) -> None:
+        near, far = tcp_pair()
+        self.buffers = BufferPool()
+        self.forward = make_tunnel(RawStream(near), FORTH, self.buffers)
+        self.agent = make_tunnel(RawStream(far), BACK, self.buffers)
+
+    async def open(self) -> None:
+        await self.forward.request(TARGET)
+        assert await self.agent.requested() == TARGET
+        await self.agent.answer_connected(BOUND)
+        assert await self.forward.answer(PATIENCE) == BOUND
+
+    def close(self) -> None:
+        self.forward.reset()
+        self.agent.reset()
+
+
+@asynccontextmanager
+async def ends(*, opened: bool = True) -> AsyncIterator[Ends]:
+    """Both ends; afterwards nothing is left open or borrowed."""
+    await anyio.lowlevel.checkpoint()
+    before = open_descriptors()
+    both = Ends()
+    try:
+        if opened:
+            await both.open()
+        yield both
+    finally:
+        both.close()
+        await anyio.wait_all_tasks_blocked()
+        assert both.buffers.lent == 0
+        assert open_descriptors() == before
+
+
+class Far:
+    """The far end of a tunnel in the test's hands: it may say what no tunnel says. `forward` or `agent` is the end under test."""
+
+    def __init__(self, sends: Direction) -> None:
+        near, far = tcp_pair()
+        self.buffers = BufferPool()
+        self.tunnel = make_tunnel(RawStream(near), BACK if sends is FORTH else FORTH, self.buffers)
+        self.stream = RawStream(far)
+        self.sealer = RecordSealer(secret(sends), sends)
+        self._opener = RecordOpener(secret(FORTH if sends is BACK else BACK), FORTH if sends is BACK else BACK, BufferPool())
+        self._chunk = memoryview(bytearray(module.EARLY_LIMIT * 5))
+
+    async def say(self, kind: RecordType, body: bytes = b"") -> None:
+        await self.stream.send_all(self.sealer.seal(kind, body))
+
+    async def hear(self, kind: RecordType) -> bytes:
+        """The body of the next record, which must be of this type."""
+        with anyio.fail_after(PATIENCE):
+            while (record := self._opener.open_into(self._chunk)) is None:
+                data = await self.stream.receive()
+                assert data, "the tunnel was closed"
+                self._opener.receive_data(data)
+        assert record[0] is kind
+        return bytes(self._chunk[1 : 1 + record[1]])
+
+    async def open(self) -> None:
+        """As the agent: connect what the forward side asks for."""
+        await self.tunnel.request(TARGET)
+        await self.hear(RecordType.CONNECT)
+        await self.say(RecordType.PONG, await self.hear(RecordType.PING))
+        await self.say(RecordType.CONNECTED, Connected(BOUND).encode())
+        await self.tunnel.answer(PATIENCE)
+
+
+@asynccontextmanager
+async def far(sends: Direction = BACK, *, opened: bool = False) -> AsyncIterator[Far]:
+    peer = Far(sends)
+    try:
+        if opened:
+            await peer.open()
+        yield peer
+    finally:
+        peer.tunnel.reset()
+        peer.stream.close()
+        await anyio.wait_all_tasks_blocked()
+        assert peer.buffers.lent == 0
+
+
+async def read(tunnel: Tunnel) -> bytes:
+    with anyio.fail_after(PATIENCE):
+        return await receive_chunk(tunnel, tunnel._buffers)
+
+
+async def write(tunnel: Tunnel, data: bytes) -> None:
+    with anyio.fail_after(PATIENCE):
+        await send_bytes(tunnel, tunnel._buffers, data)
+
+
+@asynccontextmanager
+async def carried(both: Ends) -> AsyncIterator[tuple[RawStream, RawStream, list[PumpEnd]]]:
+    """An app and a target whose bytes go through the tunnel."""
+    app, a = tcp_pair()
+    target, b = tcp_pair()
+    outcomes: list[PumpEnd] = []
+    streams = [RawStream(sock) for sock in (app, a, target, b)]
+
+    async def pump(one: RawStream | Tunnel, other: RawStream | Tunnel) -> None:
+        outcomes.append(end := await copy_both_ways(one, other, Traffic(), both.buffers))
+        if end is PumpEnd.DONE:
+            await one.aclose()
+            await other.aclose()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pump, streams[1], both.forward)
+            tasks.start_soon(pump, both.agent, streams[3])
+            yield streams[0], streams[2], outcomes
+            tasks.cancel_scope.cancel()
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+# what it carries
+
+
+async def test_bytes_go_both_ways() -> None:
+    async with ends() as both:
+        await write(both.forward, b"question")
+        assert await read(both.agent) == b"question"
+        await write(both.agent, b"answer")
+        assert await read(both.forward) == b"answer"
+
+
+async def test_an_end_goes_one_way_and_a_mebibyte_comes_the_other() -> None:
+    async with ends() as both, carried(both) as (app, target, outcomes):
+        with anyio.fail_after(PATIENCE):
+            await app.send_all(b"question")
+            await app.write_eof()
+            assert await receive_all(target) == b"question"
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(target.send_all, MEBIBYTE)
+                received = await app.receive_exactly(len(MEBIBYTE))
+            assert received == MEBIBYTE
+            await target.write_eof()
+            assert await app.receive() == b""
+            await until(lambda: outcomes == [PumpEnd.DONE, PumpEnd.DONE])
+
+
+async def test_records_are_small_at_first_then_grow_and_are_small_again_after_a_second_of_silence() -> None:
+    async with ends() as both:
+        assert both.forward.chunk_limit == 16384
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write, both.forward, bytes(200_000))
+            received = 0
+            while received < 200_000:
+                received += len(await read(both.agent))
+        grown = both.forward.chunk_limit
+        assert grown > 16384
+        both.forward.tick(both.forward._written + 0.9)
+        assert both.forward.chunk_limit == grown
+        both.forward.tick(both.forward._written + 1.1)
+        assert both.forward.chunk_limit == 16384
+
+
+# how it ends
+
+
+async def test_a_connection_that_ends_without_fin_is_cut_and_never_an_end() -> None:
+    async with far(opened=True) as peer:
+        await peer.say(RecordType.DATA, b"all but the last ")
+        await peer.stream.write_eof()
+        assert await read(peer.tunnel) == b"all but the last "
+        with pytest.raises(TunnelCut, match="without an end"):
+            await read(peer.tunnel)
+
+
+async def test_the_app_behind_a_tunnel_that_is_cut_off_sees_a_reset() -> None:
+    async with ends() as both, carried(both) as (app, target, _):
+        await app.send_all(b"x")
+        assert await target.receive() == b"x"
+        both.agent.stream.close()  # FIN on the wire, and no FIN record
+        with anyio.fail_after(PATIENCE), pytest.raises(ConnectionResetError):
+            await receive_all(app)
+
+
+@pytest.mark.parametrize("how", ["aclose", "reset"])
+async def test_reset_reaches_the_other_end_as_one(how: str) -> None:
+    async with ends() as both:
+        await both.forward.write_eof()
+        assert await read(both.agent) == b""
+        if how == "reset":
+            both.forward.reset(Reason.POLICY_REVOKED)
+        else:
+            await both.forward.aclose()  # only one direction has ended
+        with pytest.raises(OSError):
+            await write(both.agent, bytes(10_000_000))
+
+
+async def test_reset_says_why_where_it_can() -> None:
+    async with ends() as both:
+        both.agent.reset(Reason.POLICY_REVOKED)
+        with pytest.raises(TunnelCut, match="POLICY_REVOKED"):
+            await read(both.forward)
+
+
+async def test_a_clean_close_after_both_ends() -> None:
+    async with ends() as both:
+        await both.forward.write_eof()
+        await both.agent.write_eof()
+        assert await read(both.agent) == await read(both.forward) == b""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(both.forward.aclose)
+            tasks.start_soon(both.agent.aclose)
+        assert both.forward.closed
+        assert not both.forward.cut_reason
+        with pytest.raises(anyio.ClosedResourceError):
+            await write(both.forward, b"late")
+
+
+def flipped(record: bytes) -> bytes:
+    return record[:-1] + bytes([record[-1] ^ 1])
+
+
+SPOILT: list[tuple[str, Callable[[Far], bytes]]] = [
+    ("garbage", lambda _: bytes(100)),
+    ("a length above the ceiling", lambda _: b"\xff\xff\xff"),
+    ("a broken tag", lambda peer: flipped(peer.sealer.seal(RecordType.DATA, b"x"))),
+    ("the second record without the first", lambda peer: (peer.sealer.seal(RecordType.PAD), peer.sealer.seal(RecordType.DATA, b"x"))[1]),
+    ("a record twice", lambda peer: peer.sealer.seal(RecordType.PAD) * 2),
+    ("a reset for no known reason", lambda peer: peer.sealer.seal(RecordType.RESET, b"\xee")),
+]
+
+
+@pytest.mark.parametrize("spoil", [each for _, each in SPOILT], ids=[name for name, _ in SPOILT])
+async def test_what_breaks_the_rules_cuts_the_tunnel(spoil: Callable[[Far], bytes]) -> None:
+    async with far(opened=True) as peer:
+        await peer.stream.send_all(spoil(peer))
+        with pytest.raises(TunnelCut):
+            await read(peer.tunnel)
+        with pytest.raises(TunnelCut):
+            await write(peer.tunnel, b"x")
+        with anyio.fail_after(PATIENCE), pytest.raises(ConnectionResetError):
+            await receive_all(peer.stream)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [(RecordType.CONNECTED, Connected(BOUND).encode()), (RecordType.ERROR, Error(Reason.LIMIT, "").encode()), (RecordType.RESET, b"\xee")],
+    ids=lambda value: value.name if isinstance(value, RecordType) else "",
+)
+async def test_a_standby_that_answers_what_was_not_asked_is_of_no_use(kind: RecordType, body: bytes) -> None:
+    async with far() as peer:
+        await peer.say(kind, body)
+        with anyio.fail_after(PATIENCE), pytest.raises(TunnelCut):
+            await peer.tunnel.rest()
+
+
+# opening
+
+
+async def test_an_answer_may_take_longer_than_the_sign_of_life() -> None:
+    async with far() as peer:
+        await peer.tunnel.request(TARGET)
+        await peer.hear(RecordType.CONNECT)
+        nonce = await peer.hear(RecordType.PING)
+        await peer.say(RecordType.PONG, nonce)
+        answers: list[HostPort] = []
+
+        async def ask() -> None:
+            answers.append(await peer.tunnel.answer(0.02))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            with anyio.move_on_after(0.1):  # longer than the patience
+                await anyio.sleep_forever()
+            await peer.say(RecordType.CONNECTED, Connected(BOUND).encode())
+        assert answers == [BOUND]
+
+
+async def test_a_tunnel_that_was_just_accepted_has_shown_its_life() -> None:
+    async with far() as peer:
+        await peer.tunnel._send(RecordType.CONNECT, TARGET.encode())  # as behind INIT: no PING goes with it
+
+        async def answer_late() -> None:
+            with anyio.move_on_after(0.1):
+                await anyio.sleep_forever()
+            await peer.say(RecordType.CONNECTED, Connected(BOUND).encode())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answer_late)
+            assert await peer.tunnel.answer(0.02) == BOUND
+
+
+async def test_a_standby_without_a_sign_of_life_is_lost_soon() -> None:
+    async with far() as peer:
+        await peer.tunnel.request(TARGET)
+        with anyio.fail_after(ANSWER_TIMEOUT / 2), pytest.raises(Failure) as caught:
+            await peer.tunnel.answer(0.02)
+        assert caught.value.reason is Reason.TUNNEL_LOST
+
+
+async def test_an_agent_that_lives_and_never_answers_is_lost_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.05)
+    async with far() as peer:
+        await peer.tunnel.request(TARGET)
+        await peer.say(RecordType.PAD)
+        with pytest.raises(Failure) as caught:
+            await peer.tunnel.answer(0.02)
+        assert caught.value.reason is Reason.TUNNEL_LOST
+
+
+async def test_the_agents_error_is_told_in_its_name() -> None:
+    async with ends(opened=False) as both:
+        await both.forward.request(TARGET)
+        await both.agent.requested()
+        await both.agent.answer_error(Reason.HOST_UNREACHABLE, "no route")
+        with pytest.raises(Failure) as caught:
+            await both.forward.answer(PATIENCE)
+        assert (caught.value.reason, caught.value.speaker, caught.value.detail) == (Reason.HOST_UNREACHABLE, Speaker.AGENT, "no route")
+
+
+@pytest.mark.parametrize("kind", [RecordType.CONNECTED, RecordType.ERROR])
+async def test_an_answer_that_means_nothing_is_a_lost_tunnel(kind: RecordType) -> None:
+    async with far() as peer:
+        await peer.tunnel.request(TARGET)
+        await peer.say(kind, b"\xff" * 256)
+        with pytest.raises(Failure) as caught:
+            await peer.tunnel.answer(PATIENCE)
+        assert caught.value.reason is Reason.TUNNEL_LOST
+
+
+async def test_a_request_that_means_nothing_cuts_the_tunnel() -> None:
+    async with far(FORTH) as peer:
+        await peer.say(RecordType.CONNECT, b"\xff" * 256)
+        with anyio.fail_after(PATIENCE), pytest.raises(TunnelCut):
+            await peer.tunnel.requested()
+
+
+async def test_a_host_that_no_name_can_be_is_refused_before_anything_is_sent() -> None:
+    async with far() as peer:
+        with pytest.raises(Failure) as caught:
+            await peer.tunnel.request(Target(Command.TCP, "no name", 80))
+        assert caught.value.reason is Reason.NAME_NOT_RESOLVED
+        await peer.open()  # still of use
+
+
+async def test_early_bytes_are_held_while_the_agent_dials_and_come_first_afterwards() -> None:
+    async with far(FORTH) as peer:
+        await peer.say(RecordType.CONNECT, TARGET.encode())
+        await peer.say(RecordType.PING, b"12345678")
+        await peer.say(RecordType.DATA, b"early ")
+        assert await peer.tunnel.requested() == TARGET
+        async with anyio.create_task_group() as dialling:
+            dialling.start_soon(peer.tunnel.collect_early)
+            assert await peer.hear(RecordType.PONG) == b"12345678"
+            await peer.say(RecordType.DATA, b"birds")
+            await peer.say(RecordType.FIN, FIN_BODY)
+            await until(lambda: peer.tunnel._opener.fin_received)
+            dialling.cancel_scope.cancel()
+        await peer.tunnel.answer_connected(BOUND)
+        assert await read(peer.tunnel) == b"early birds"
+        assert await read(peer.tunnel) == b""
+
+
+async def test_a_forward_proxy_that_gives_up_ends_the_wait_for_the_target() -> None:
+    async with far(FORTH) as peer:
+        await peer.say(RecordType.CONNECT, TARGET.encode())
+        await peer.tunnel.requested()
+        await peer.say(RecordType.DATA, b"early")
+        await peer.say(RecordType.RESET, b"\x00")
+        with anyio.fail_after(PATIENCE), pytest.raises(TunnelCut):
+            await peer.tunnel.collect_early()
+
+
+async def test_the_agent_stops_reading_when_it_holds_enough() -> None:
+    async with far(FORTH) as peer:
+        await peer.say(RecordType.CONNECT, TARGET.encode())
+        await peer.tunnel.requested()
+        for _ in range(6):
+            await peer.say(RecordType.DATA, bytes(16384))
+        with anyio.move_on_after(0.05):
+            await peer.tunnel.collect_early()
+        assert len(peer.tunnel._early) == EARLY_LIMIT
+
+
+# liveness
+
+
+async def test_pings_are_answered_with_their_nonce() -> None:
+    async with far(opened=True) as peer, anyio.create_task_group() as tasks:
+        tasks.start_soon(read, peer.tunnel)
+        await peer.say(RecordType.PING, b"abcdefgh")
+        assert await peer.hear(RecordType.PONG) == b"abcdefgh"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_quiet_tunnel_is_pinged_and_a_dead_one_is_cut() -> None:
+    async with far(opened=True) as peer:
+        failures: list[BaseException] = []
+
+        async def wait() -> None:
+            try:
+                await read(peer.tunnel)
+            except (OSError, anyio.ClosedResourceError) as error:
+                failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await until(lambda: peer.tunnel._reading_since is not None)
+            started = peer.tunnel._reading_since
+            assert started is not None
+            assert not peer.tunnel.tick(started + QUIET - 0.1)
+            assert peer.tunnel.tick(started + QUIET + 0.1)
+            await peer.tunnel.flush()
+            await peer.hear(RecordType.PING)
+            assert not peer.tunnel.tick(started + DEAD - 0.1)  # one PING is enough
+            assert not failures
+            peer.tunnel.tick(started + DEAD + 0.1)
+        assert failures
+        assert "nothing was heard" in peer.tunnel.cut_reason
+
+
+async def test_a_pong_tells_the_round_trip_and_that_the_peer_lives() -> None:
+    async with far(opened=True) as peer, anyio.create_task_group() as tasks:
+        tasks.start_soon(read, peer.tunnel)
+        await until(lambda: peer.tunnel._reading_since is not None)
+        assert peer.tunnel.tick(peer.tunnel._heard + QUIET + 1)
+        await peer.tunnel.flush()
+        await peer.say(RecordType.PONG, await peer.hear(RecordType.PING))
+        await until(lambda: peer.tunnel._pinged is None)
+        assert peer.tunnel.rtt is not None
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_reader_that_pauses_for_ten_minutes_loses_nothing() -> None:
+    async with ends() as both:
+        await write(both.agent, b"before the pause")
+        now = both.forward._heard
+        for seconds in range(600):
+            assert not both.forward.tick(now + seconds)  # nobody reads
+        assert await read(both.forward) == b"before the pause"
+        assert not both.forward.tick(now + 601)
+
+
+async def test_a_writer_that_is_blocked_for_ten_minutes_loses_nothing() -> None:
+    async with far(opened=True) as peer, anyio.create_task_group() as tasks:
+        fill(peer.tunnel.stream)
+        tasks.start_soon(write, peer.tunnel, b"blocked")
+        tasks.start_soon(read, peer.tunnel)
+        await until(lambda: peer.tunnel._sending.locked() and peer.tunnel._reading_since)
+        now = peer.tunnel._heard
+        for seconds in range(600):
+            assert not peer.tunnel.tick(now + seconds)
+        assert not peer.tunnel.closed
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_flood_of_pings_to_a_blocked_end_holds_one_answer() -> None:
+    async with far(opened=True) as peer, anyio.create_task_group() as tasks:
+        fill(peer.tunnel.stream)
+        tasks.start_soon(write, peer.tunnel, b"blocked")
+        await until(peer.tunnel._sending.locked)
+        tasks.start_soon(read, peer.tunnel)
+        for number in range(1000):
+            await peer.say(RecordType.PING, number.to_bytes(8, "big"))
+        await until(lambda: peer.tunnel._queue.get(RecordType.PONG) == (999).to_bytes(8, "big"))
+        assert len(peer.tunnel._queue) == 1
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_half_closed_tunnel_still_answers_and_is_still_watched() -> None:
+    async with far(opened=True) as peer:
+        await peer.say(RecordType.FIN, FIN_BODY)
+        assert await read(peer.tunnel) == b""
+        await peer.say(RecordType.PING, b"halfopen")
+        assert not peer.tunnel.broken()
+        await peer.tunnel.flush()
+        assert await peer.hear(RecordType.PONG) == b"halfopen"
+        heard = peer.tunnel._heard
+        assert peer.tunnel.tick(heard + QUIET + 0.1)
+        peer.tunnel.tick(heard + DEAD + 0.1)
+        assert peer.tunnel.closed
+
+
+@pytest.mark.parametrize("how", ["RESET", "a TCP reset", "the connection's end"])
+async def test_a_half_closed_tunnel_that_is_cut_is_broken(how: str) -> None:
+    async with far(opened=True) as peer:
+        await peer.say(RecordType.FIN, FIN_BODY)
+        assert await read(peer.tunnel) == b""
+        if how == "RESET":
+            await peer.say(RecordType.RESET, b"\x00")
+        elif how == "a TCP reset":
+            peer.stream.reset()
+        else:
+            await peer.stream.write_eof()
+        await until(peer.tunnel.broken)
+
+
+async def test_the_watch_survives_a_tunnel_that_breaks_under_its_ping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuunel.liveness.TICK", 0)
+    async with far(opened=True) as peer:
+        peer.stream.reset()
+        peer.tunnel._queue[RecordType.PING] = b"12345678"
+        live = {peer.tunnel}
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch_tunnels, live, tasks)
+            await until(lambda: not peer.tunnel._queue)
+            peer.tunnel.reset()
+            await until(lambda: not live)
+            tasks.cancel_scope.cancel()
+
+
+async def test_what_was_queued_before_a_reset_is_not_sent_behind_it() -> None:
+    async with ends() as both:
+        both.forward._queue[RecordType.PING] = b"12345678"
+        both.forward.reset()
+        await both.forward.flush()
+        assert not both.forward._queue
+
+
+# keys
+
+
+async def test_old_keys_are_replaced_and_nothing_is_lost() -> None:
+    async with ends() as both:
+        await write(both.forward, b"one")
+        assert both.forward.tick(both.forward._keyed + KEY_LIFETIME + 1)
+        await both.forward.flush()
+        await write(both.forward, b"two")
+        assert await read(both.agent) + await read(both.agent) == b"onetwo"
+        assert both.forward._sealer._cipher is not None
+        assert both.forward._sealer._cipher.records == 1
+
+
+async def test_a_key_is_replaced_behind_the_record_that_is_being_written() -> None:
+    async with ends() as both:
+        async with anyio.create_task_group() as tasks:
+            filler = bytes(8 << 20)
+            tasks.start_soon(write, both.forward, filler)
+            await until(both.forward._sending.locked)
+            assert both.forward.tick(both.forward._keyed + KEY_LIFETIME + 1)
+            await both.forward.flush()  # leaves it to the writer
+            received = 0
+            while received < len(filler):
+                received += len(await read(both.agent))
+        assert not both.forward._queue
+        await write(both.forward, b"behind it")
+        assert await read(both.agent) == b"behind it"
+
+
+async def test_a_key_that_has_done_its_share_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuunel.e2e.records.KEY_UPDATE_RECORDS", 3)
+    async with ends() as both:
+        for number in range(10):
+            await write(both.forward, bytes([number]))
+            assert await read(both.agent) == bytes([number])
+        assert both.forward._sealer._cipher is not None
+        assert both.forward._sealer._cipher.records <= 3
+
+
+# cancellation, and giving back
+
+
+async def test_reset_wakes_a_blocked_writer() -> None:
+    async with ends() as both:
+        errors: list[BaseException] = []
+
+        async def write_on() -> None:
+            try:
+                await write(both.forward, bytes(64 << 20))
+            except (OSError, anyio.ClosedResourceError) as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write_on)
+            await until(both.forward._sending.locked)
+            both.forward.reset()
+        assert errors
+        with anyio.fail_after(PATIENCE), pytest.raises(OSError):
+            while await read(both.agent):
+                pass
+
+
+async def test_a_write_that_was_cut_short_ends_all_writing() -> None:
+    async with ends() as both:
+        with anyio.move_on_after(0.05):
+            await write(both.forward, bytes(64 << 20))
+        with pytest.raises(TunnelCut, match="whole"):
+            await write(both.forward, b"in the middle of a record")
+        with pytest.raises(TunnelCut, match="whole"):
+            await both.forward.write_eof()
+        both.forward.reset()
+        with anyio.fail_after(PATIENCE), pytest.raises(OSError):
+            while await read(both.agent):
+                pass
+
+
+@pytest.mark.parametrize("call", [lambda t: t.rest(), lambda t: t.requested(), lambda t: t.collect_early(), lambda t: t.wait_readable()])
+async def test_cancelling_a_wait_takes_nothing(call: Callable[[Tunnel], Awaitable[object]]) -> None:
+    async with far(FORTH) as peer:
+        for _ in range(3):
+            with anyio.move_on_after(0.01):
+                await call(peer.tunnel)
+            assert peer.buffers.lent == 0
+        record = peer.sealer.seal(RecordType.CONNECT, TARGET.encode())
+        await peer.stream.send_all(record[:7])
+        with anyio.move_on_after(0.01):
+            await call(peer.tunnel)
+        await peer.stream.send_all(record[7:])
+        assert await peer.tunnel.requested() == TARGET
+
+
+async def test_reset_is_idempotent_and_hands_back_half_a_record() -> None:
+    async with far(opened=True) as peer:
+        await peer.stream.send_all(peer.sealer.seal(RecordType.DATA, bytes(1000))[:500])
+        with anyio.move_on_after(0.05):
+            await read(peer.tunnel)
+        assert peer.buffers.lent == 1
+        peer.tunnel.reset()
+        peer.tunnel.reset()
+        assert peer.buffers.lent == 0
+
+
+async def test_a_clean_close_hands_back_what_came_behind_fin() -> None:
+    async with far(opened=True) as peer:
+        await peer.say(RecordType.FIN, FIN_BODY)
+        assert await read(peer.tunnel) == b""
+        await peer.tunnel.write_eof()
+        await peer.stream.send_all(peer.sealer.seal(RecordType.PING, bytes(8))[:10])
+        await until(lambda: not peer.tunnel.broken() and peer.buffers.lent == 1)
+        await peer.stream.write_eof()
+        await peer.tunnel.aclose()
+        assert peer.buffers.lent == 0
