@@ -42,7 +42,7 @@ def _read(path: Path) -> list[tuple[Address, int]]:
     if content is None:
         return []  # its role has ended just now
     try:
-        endpoints = [HostPort.parse(text) for text in json.loads(content)]
+        endpoints = [HostPort.parse(str(text)) for text in json.loads(content)]
         return [(ip_address(endpoint.host), endpoint.port) for endpoint in endpoints]
     except (ValueError, TypeError, UsageError) as error:
         raise damaged(path, str(error)) from error

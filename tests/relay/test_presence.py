@@ -1,0 +1,193 @@
+"""Presence at a relay: kept up, given up only for a final reason, watched for silence."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import anyio
+import pytest
+
+from tests.relay.scripted import IDENTITY, ScriptedRelay, scripted_relay
+from tests.world import PATIENCE, until
+from tuunel.backoff import Backoff
+from tuunel.devices import KnownRelay
+from tuunel.errors import Failure, Reason
+from tuunel.events import Alarm, Event, RelayStateChanged
+from tuunel.relay import presence as module
+from tuunel.relay.client import HopConnection
+from tuunel.relay.presence import FINAL, FINAL_AT_FIRST, Presence
+from tuunel.relay.wire import Demand, HopError, Message, Params, Ping, Pong, Purpose, Role
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "next", lambda _: 0.0)
+
+
+@dataclass
+class Watched:
+    """A presence and what it did."""
+
+    events: list[Event] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    companies: list[HopConnection] = field(default_factory=list)
+    ended: int = 0
+    failure: Failure | None = None
+    presence: Presence | None = None
+
+    async def while_online(self, connection: HopConnection) -> None:
+        self.companies.append(connection)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.ended += 1
+
+    async def on_message(self, message: Message) -> None:
+        self.messages.append(message)
+
+    @property
+    def states(self) -> list[str]:
+        return [event.state for event in self.events if isinstance(event, RelayStateChanged)]
+
+    async def run(self, relay: KnownRelay) -> None:
+        self.presence = Presence(
+            relay,
+            IDENTITY,
+            Params(Role.FORWARD, bytes(16)),
+            register=None,
+            while_online=self.while_online,
+            on_message=self.on_message,
+            emit=self.events.append,
+        )
+        try:
+            await self.presence.run()
+        except Failure as failure:
+            self.failure = failure
+
+
+@asynccontextmanager
+async def present() -> AsyncIterator[tuple[ScriptedRelay, Watched]]:
+    async with scripted_relay() as (relay, tasks):
+        watched = Watched()
+        tasks.start_soon(watched.run, relay.known)
+        await until(lambda: watched.companies)
+        yield relay, watched
+
+
+async def test_it_says_that_it_is_online_measures_the_way_and_passes_messages_on() -> None:
+    async with present() as (relay, watched):
+        link = await relay.next(Purpose.CONTROL)
+        await link.say(Pong((await link.hear(Ping)).nonce), Demand(7))
+        await until(lambda: watched.messages)
+        assert watched.messages == [Demand(7)]
+        assert watched.states == ["connecting", "online", "online"]
+        assert watched.presence
+        assert watched.presence.rtt is not None
+
+
+async def test_pings_are_answered() -> None:
+    async with present() as (relay, _):
+        link = await relay.next(Purpose.CONTROL)
+        await link.hear(Ping)
+        await link.say(Ping(b"12345678"))
+        assert await link.hear(Pong) == Pong(b"12345678")
+
+
+@pytest.mark.parametrize("how", ["end", "reset", "garbage", "error"])
+async def test_a_lost_connection_is_made_again_and_its_company_ends_with_it(how: str) -> None:
+    async with present() as (relay, watched):
+        link = await relay.next(Purpose.CONTROL)
+        if how == "end":
+            await link.stream.write_eof()
+        elif how == "reset":
+            link.stream.reset()
+        elif how == "garbage":
+            await link.stream.send_all(bytes(64))
+        else:
+            await link.say(HopError(Reason.SHUTDOWN, 0, "back soon"))
+        await relay.next(Purpose.CONTROL, 2)
+        await until(lambda: len(watched.companies) == 2)
+        assert watched.ended == 1
+        assert watched.states[:4] == ["connecting", "online", "offline", "connecting"]
+        assert watched.failure is None
+
+
+async def test_silence_is_pinged_and_then_taken_for_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE", 0.05)
+    monkeypatch.setattr(module, "DEAD", 0.15)
+    async with present() as (relay, watched):
+        link = await relay.next(Purpose.CONTROL)
+        await link.say(Pong((await link.hear(Ping)).nonce))
+        await link.say(Pong((await link.hear(Ping)).nonce))  # after silence
+        await link.hear(Ping)  # and this one has no answer
+        await relay.next(Purpose.CONTROL, 2)
+        assert any("silent" in event.detail for event in watched.events if isinstance(event, RelayStateChanged))
+
+
+async def test_any_message_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE", 0.1)
+    monkeypatch.setattr(module, "DEAD", 0.2)
+    async with present() as (relay, watched):
+        link = await relay.next(Purpose.CONTROL)
+        with anyio.move_on_after(0.6):
+            while True:
+                await link.say(Demand(2))
+                await anyio.sleep(0.05)
+        assert watched.states == ["connecting", "online"]
+
+
+@pytest.mark.parametrize("reason", sorted(FINAL))
+async def test_a_final_reason_ends_it_even_later(reason: Reason) -> None:
+    async with present() as (relay, watched):
+        await (await relay.next(Purpose.CONTROL)).say(HopError(reason, 0, ""))
+        await until(lambda: watched.failure)
+        assert watched.failure
+        assert watched.failure.reason is reason
+
+
+@pytest.mark.parametrize("reason", [Reason.AUTH_FAILED, Reason.PROTOCOL])
+async def test_what_an_impostor_could_cause_ends_it_only_at_the_first_try(reason: Reason) -> None:
+    assert reason in FINAL_AT_FIRST - FINAL
+    async with scripted_relay() as (relay, _):
+        relay.refusal = reason, 0
+        first = Watched()
+        with anyio.fail_after(PATIENCE):
+            await first.run(relay.known)
+        assert first.failure
+        assert first.failure.reason is reason
+    async with present() as (relay, watched):
+        relay.refusal = reason, 0
+        (await relay.next(Purpose.CONTROL)).stream.reset()
+        await until(lambda: watched.states.count("connecting") > 3)
+        assert watched.failure is None
+        relay.refusal = None
+        await relay.next(Purpose.CONTROL, 2)
+
+
+async def test_an_untrusted_relay_is_an_alarm() -> None:
+    async with scripted_relay() as (relay, _):
+        watched = Watched()
+        with anyio.fail_after(PATIENCE):
+            await watched.run(replace(relay.known, id=os.urandom(32)))
+        assert watched.failure
+        assert watched.failure.reason is Reason.RELAY_UNTRUSTED
+        assert any(isinstance(event, Alarm) for event in watched.events)
+
+
+async def test_the_relay_may_ask_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    sleep = anyio.sleep
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    async with present() as (relay, _):
+        monkeypatch.setattr(module.anyio, "sleep", note)
+        await (await relay.next(Purpose.CONTROL)).say(HopError(Reason.SHUTDOWN, 9, ""))
+        await until(lambda: pauses)
+        monkeypatch.undo()
+        assert pauses[0] == 9
