@@ -1,6 +1,7 @@
 """Every failure has its own answer, and it is the same truth on every interface: SOCKS5 reply, SOCKS4 code, HTTP status with
 Proxy-Status, and the exit code of `nc` with a running proxy and by itself."""
 
+import concurrent.futures
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -56,11 +57,11 @@ def test_never_allowed_unless_named(trio: Trio, host: str) -> None:
 
 
 def test_the_relay_is_no_target(trio: Trio) -> None:
-    assert_everywhere(on(trio, "home.tuunel", trio.relay.port), Reason.POLICY_DENIED, Speaker.AGENT)
+    assert_everywhere(on(trio, f"{LOOPBACK}.home.tuunel", trio.relay.port), Reason.POLICY_DENIED, Speaker.AGENT)
 
 
 def test_the_internet_is_not_in_the_default_grant(trio: Trio) -> None:
-    assert_everywhere(on(trio, "192.0.2.1.home.tuunel", 80), Reason.POLICY_DENIED, Speaker.AGENT)
+    assert_everywhere(on(trio, "203.0.113.1.home.tuunel", 80), Reason.POLICY_DENIED, Speaker.AGENT)
 
 
 def paired_twice(trio: Trio, *options: str) -> Iterator[tuple[Machine, Proxy, Machine]]:
@@ -108,12 +109,17 @@ def test_a_stranger_learns_nothing_not_even_presence(own_world: World, trio: Tri
 def test_a_revoked_machine_is_told_so_by_the_agent(own_world: World, trio: Trio) -> None:
     """The relay lets a revoked device ask once a minute, so each interface is asked on a machine of its own."""
     machines = [own_world.machine() for _ in range(4)]
-    for number, machine in enumerate(machines):
+    names = [f"leaver{number}" for number in range(4)]
+
+    def enrol_and_pair(machine: Machine, name: str) -> None:
+        """By the operator's link first: a machine that only an invite has brought in is no longer known to the relay once revoked."""
         machine.tuunel("devices", "add", trio.agent.device_id, "--relay", trio.relay.new_link(), "--name", "early")
-        machine.ask("pair", trio.agent.new_invite("--name", f"leaver{number}"), "--name", "home")
-    proxies = [own_world.proxy(machine) for machine in machines[:3]]
-    for number in range(4):
-        trio.agent.machine.ask("revoke", f"leaver{number}")
+        machine.ask("pair", trio.agent.new_invite("--name", name), "--name", "home")
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(enrol_and_pair, machines, names))
+        proxies = [own_world.proxy(machine) for machine in machines[:3]]
+        list(pool.map(lambda name: trio.agent.machine.ask("revoke", name), names))
     wanted = Reason.POLICY_REVOKED, Speaker.AGENT
     connect = ask_http_connect(proxies[0], "home.tuunel", 80)
     assert (connect.reason, connect.speaker) == wanted

@@ -48,13 +48,23 @@ def ask_nc(machine: Machine, host: str, port: int) -> Verdict:
     return Verdict(reasons[0], speakers[0] if speakers else None, said)
 
 
+def socks5_code(proxy: Proxy, host: str, port: int) -> int:
+    """The reply byte of RFC 1928."""
+    with doors.socks5(proxy.address, host, port) as opened:
+        assert opened.answer.code == 0 or opened.sock.recv(1) == b"", "a refused connection is closed"
+    return opened.answer.code
+
+
+def socks4_code(proxy: Proxy, host: str, port: int) -> int:
+    """The code of SOCKS4: granted or refused, no more."""
+    with doors.socks4a(proxy.address, host, port) as opened:
+        assert opened.answer.code == 0x5A or opened.sock.recv(1) == b"", "a refused connection is closed"
+    return opened.answer.code
+
+
 def socks_codes(proxy: Proxy, host: str, port: int) -> tuple[int, int]:
     """The SOCKS5 reply byte and the SOCKS4 code."""
-    with doors.socks5(proxy.address, host, port) as five:
-        assert five.sock.recv(1) == b"", "a refused SOCKS5 connection is closed"
-    with doors.socks4a(proxy.address, host, port) as four:
-        assert four.sock.recv(1) == b"", "a refused SOCKS4a connection is closed"
-    return five.answer.code, four.answer.code
+    return socks5_code(proxy, host, port), socks4_code(proxy, host, port)
 
 
 @dataclass(frozen=True)
@@ -78,10 +88,10 @@ def assert_everywhere(situation: Situation, reason: Reason, speaker: Speaker, *,
         "nc by itself": lambda: ask_nc(situation.walker, host, port),
     }
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        codes = pool.submit(socks_codes, situation.proxy, host, port)
+        codes = [pool.submit(code, situation.proxy, host, port) for code in (socks5_code, socks4_code)]
         futures = {name: pool.submit(ask) for name, ask in asks.items()}
         verdicts = {name: future.result() for name, future in futures.items()}
-        assert codes.result() == (ANSWERS[reason].socks, 0x5B)
+        assert [code.result() for code in codes] == [ANSWERS[reason].socks, 0x5B]
     assert {name: (verdict.reason, verdict.speaker) for name, verdict in verdicts.items()} == dict.fromkeys(asks, (reason, speaker))
     for name, verdict in verdicts.items():
         assert saying in verdict.said, (name, verdict.said)
