@@ -1,0 +1,210 @@
+"""The forward side's tunnels: standbys that are used once, stale ones that cost nothing, early bytes that are sent once."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from tests.world import PATIENCE, Trio, World, answer_after_end, echo, pool_of, trio, until, world
+from tuunel import pool as module
+from tuunel.address import HostPort
+from tuunel.devices import Device
+from tuunel.errors import Failure, PeerMismatch, Reason, Speaker
+from tuunel.events import Alarm, Event
+from tuunel.identity import IdentityKey
+from tuunel.pool import ATTEMPTS, STANDBY, TunnelPool
+from tuunel.rawstream import RawStream, receive_chunk, send_bytes
+from tuunel.tunnel import Tunnel
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def three() -> AsyncIterator[tuple[World, Trio]]:
+    async with world() as made:
+        yield made, await trio(made)
+
+
+def standbys(pool: TunnelPool, device: Device) -> int:
+    return len(pool._standbys[device.id].waiting) if device.id in pool._standbys else 0
+
+
+async def exchange(pool: TunnelPool, tunnel: Tunnel, data: bytes) -> bytes:
+    await send_bytes(tunnel, pool._buffers, data)
+    received = b""
+    with anyio.fail_after(PATIENCE):
+        while len(received) < len(data):
+            received += await receive_chunk(tunnel, pool._buffers)
+    return received
+
+
+async def test_a_tunnel_reaches_the_target_and_early_bytes_go_first() -> None:
+    async with three() as (made, roles), pool_of(roles.home) as pool:
+        port = await made.target(echo)
+        tunnel, bound = await pool.connect(roles.device, HostPort("", port), b"early ")
+        assert bound.host == "127.0.0.1"
+        await send_bytes(tunnel, pool._buffers, b"late")
+        received = b""
+        while len(received) < 10:
+            received += await receive_chunk(tunnel, pool._buffers)
+        assert received == b"early late"
+
+
+async def test_what_the_agent_answers_is_raised_in_its_name_and_is_not_tried_again() -> None:
+    async with three() as (_, roles), pool_of(roles.home) as pool:
+        opened = len(pool._live)
+        with pytest.raises(Failure) as caught:
+            await pool.connect(roles.device, HostPort("169.254.1.1", 80))
+        assert (caught.value.reason, caught.value.speaker) == (Reason.POLICY_DENIED, Speaker.AGENT)
+        assert len(pool._live) == opened + 1
+        assert all(tunnel.closed for tunnel in pool._live)
+
+
+@pytest.mark.parametrize("host", ["no name", "x" * 256, "naïve"])
+async def test_a_host_that_no_name_can_be_costs_no_tunnel(host: str) -> None:
+    async with three() as (_, roles), pool_of(roles.home) as pool:
+        with pytest.raises(Failure) as caught:
+            await pool.connect(roles.device, HostPort(host, 80))
+        assert caught.value.reason is Reason.NAME_NOT_RESOLVED
+        assert not pool._live
+
+
+async def test_a_device_in_use_has_standbys_and_each_is_used_once() -> None:
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        used = []
+        for number in range(6):
+            tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+            assert await exchange(pool, tunnel, bytes([number])) == bytes([number])
+            used.append(tunnel.id)
+            await until(lambda: standbys(pool, roles.device) >= STANDBY)
+        assert len(set(used)) == len(used)
+
+
+async def test_many_at_once_share_no_tunnel() -> None:
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+
+        async def use(number: int) -> None:
+            tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+            assert await exchange(pool, tunnel, str(number).encode() * 100) == str(number).encode() * 100
+            tunnel.reset()
+
+        await use(0)
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(use, number)
+
+
+@pytest.mark.parametrize("early", [b"", b"early"])
+async def test_a_stale_standby_costs_no_connection(monkeypatch: pytest.MonkeyPatch, early: bytes) -> None:
+    """It does not answer: another tunnel is taken, and its early bytes, which it never got, go there."""
+    monkeypatch.setattr(module, "LEAST_PATIENCE", 0.3)
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        heard: list[bytes] = []
+        port = await made.target(answer_after_end(b"answer", heard))
+        (await pool.connect(roles.device, HostPort("", port)))[0].reset()
+        await until(lambda: standbys(pool, roles.device) >= STANDBY)
+        pool._rtt.clear()
+        stale = [place.item for place in pool._standbys[roles.device.id].waiting._places]
+        heard.clear()
+
+        async def swallow(self: RawStream, data: bytes) -> bool:
+            return True if self in [tunnel.stream for tunnel in stale] else await send_all(self, data)
+
+        send_all = RawStream.send_all
+        monkeypatch.setattr(RawStream, "send_all", swallow)
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port), early)
+        assert tunnel not in stale
+        await tunnel.write_eof()
+        assert await receive_chunk(tunnel, pool._buffers) == b"answer"
+        assert heard == [early]
+
+
+async def test_standbys_that_the_agent_has_cut_are_not_offered() -> None:
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        (await pool.connect(roles.device, HostPort("", port)))[0].reset()
+        await until(lambda: standbys(pool, roles.device) >= STANDBY)
+        for tunnel in list(roles.agent.role._tunnels._idle):
+            tunnel.reset()
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port))  # at once: the news may not have arrived
+        assert await exchange(pool, tunnel, b"x") == b"x"
+
+
+async def test_an_attempt_that_carried_early_bytes_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (_, roles), pool_of(roles.home) as pool:
+        tried: list[bytes] = []
+
+        async def lose(_self: TunnelPool, _device: Device, _request: object, early: bytes) -> Tunnel:
+            tried.append(early)
+            raise Failure(Reason.TUNNEL_LOST)
+
+        monkeypatch.setattr(TunnelPool, "_open", lose)
+        for early, attempts in ((b"early", 1), (b"", ATTEMPTS)):
+            tried.clear()
+            with pytest.raises(Failure):
+                await pool.connect(roles.device, HostPort("", 80), early)
+            assert tried == [early] * attempts
+
+
+async def test_unused_standbys_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STANDBY_LIFETIME", 0.5)
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        (await pool.connect(roles.device, HostPort("", port)))[0].reset()
+        await until(lambda: standbys(pool, roles.device) >= STANDBY)
+        await until(lambda: standbys(pool, roles.device) == 0)
+
+
+async def test_a_wrong_peer_is_an_alarm_and_is_never_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    async with three() as (_, roles), pool_of(roles.home, emit=events.append) as pool:
+        tried: list[bool] = []
+
+        def refuse(*_: object) -> None:
+            tried.append(True)
+            raise PeerMismatch("another key")
+
+        monkeypatch.setattr(module.Initiator, "receive_offer", refuse)
+        with pytest.raises(PeerMismatch):
+            await pool.connect(replace(roles.device, relays=roles.device.relays * 2), HostPort("", 80))
+        assert len(tried) == 1
+        assert [event for event in events if isinstance(event, Alarm)]
+
+
+async def test_another_relay_of_the_device_is_tried() -> None:
+    async with three() as (made, roles), pool_of(roles.home) as pool:
+        port = await made.target(echo)
+        gone = replace(roles.device.relays[0], address=HostPort("127.0.0.1", 1), id=bytes(32))
+        device = replace(roles.device, relays=(gone, *roles.device.relays))
+        tunnel, _ = await pool.connect(device, HostPort("", port))
+        assert await exchange(pool, tunnel, b"x") == b"x"
+
+
+async def test_a_device_that_is_offline() -> None:
+    async with three() as (_, roles), pool_of(roles.home) as pool:
+        stranger = replace(roles.device, id=IdentityKey.generate().device_id)
+        with pytest.raises(Failure) as caught:
+            await pool.connect(stranger, HostPort("", 80))
+        assert (caught.value.reason, caught.value.speaker) == (Reason.PEER_UNAVAILABLE, Speaker.RELAY)
+
+
+@pytest.mark.parametrize("steps", [*range(0, 60, 7), 100, 200, 400])
+async def test_cancelling_a_connect_anywhere_leaves_nothing_open(steps: int) -> None:
+    async with three() as (made, roles), pool_of(roles.home) as pool:
+        port = await made.target(echo)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.connect, roles.device, HostPort("", port), b"early")
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+
+
+async def test_what_the_body_raises_comes_out_alone() -> None:
+    async with three() as (_, roles):
+        with pytest.raises(KeyError):
+            async with pool_of(roles.home, warm=2):
+                raise KeyError

@@ -1,0 +1,176 @@
+"""The agent's tunnels: grants are asked anew each time, a fault or a loss at any moment ends one tunnel and nothing else."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from tests.world import Trio, World, echo, pool_of, trio, until, world
+from tuunel import reverse as module
+from tuunel.address import HostPort
+from tuunel.e2e.wire import Command, Target
+from tuunel.errors import Failure, Reason, Speaker, StateError
+from tuunel.events import Alarm, ConnectionClosed, ConnectionOpened, DeviceSeen
+from tuunel.rawstream import RawStream, receive_chunk, send_bytes
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def three() -> AsyncIterator[tuple[World, Trio]]:
+    async with world() as made:
+        yield made, await trio(made)
+
+
+async def hang(*_: object, **__: object) -> RawStream:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+async def refused(roles: Trio, target: HostPort) -> Failure:
+    async with pool_of(roles.home) as pool:
+        with pytest.raises(Failure) as caught:
+            await pool.connect(roles.device, target)
+    return caught.value
+
+
+async def alive(made: World, roles: Trio) -> None:
+    """The agent still serves."""
+    port = await made.target(echo)
+    async with pool_of(roles.home) as pool:
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port), b"x")
+        assert await receive_chunk(tunnel, pool._buffers) == b"x"
+
+
+async def test_pairing_is_told_and_so_is_each_connection() -> None:
+    async with three() as (made, roles):
+        assert roles.agent.seen(DeviceSeen, lambda event: event.what == "paired")
+        await alive(made, roles)
+        opened = await roles.agent.until(ConnectionOpened)
+        assert opened.target.startswith("localhost:")
+        await roles.agent.until(ConnectionClosed, lambda event: event.id == opened.id)
+
+
+async def test_a_revoke_ends_what_is_live_and_what_waits_and_what_comes() -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        async with pool_of(roles.home, warm=2) as pool:
+            tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+            await until(lambda: len(roles.agent.role._tunnels._idle) >= 2)
+            answer = await roles.agent.role._revoke({"who": next(iter(roles.agent.role._grants.grants(0))).name})
+            assert answer["cut"] == 1
+            with pytest.raises(OSError):
+                await receive_chunk(tunnel, pool._buffers)
+            await until(lambda: not roles.agent.role._tunnels._clients)
+            with pytest.raises(Failure) as caught:
+                await pool.connect(roles.device, HostPort("", port))
+            assert caught.value.reason in {Reason.POLICY_REVOKED, Reason.DEVICE_UNKNOWN}
+
+
+async def test_a_revoke_while_the_target_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (made, roles):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "dial", hang)
+            async with pool_of(roles.home) as pool, anyio.create_task_group() as tasks:
+
+                async def ask() -> None:
+                    with pytest.raises(Failure):
+                        await pool.connect(roles.device, HostPort("", 80))
+
+                tasks.start_soon(ask)
+                await until(lambda: roles.agent.seen(ConnectionOpened))
+                await roles.agent.role._revoke({"who": next(iter(roles.agent.role._grants.grants(0))).name})
+        assert not roles.agent.over.is_set()
+        roles.home, roles.device = await made.paired(roles.agent, name="again")
+        await alive(made, roles)
+
+
+async def test_a_grant_that_ends_cuts_its_tunnels(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (made, roles):
+        home, device = await made.paired(roles.agent, **{"for": 3600})
+        port = await made.target(echo)
+        async with pool_of(home) as pool:
+            tunnel, _ = await pool.connect(device, HostPort("", port))
+            for served in roles.agent.role._tunnels._expiries:
+                roles.agent.role._tunnels._expiries[served] = 0
+            with pytest.raises(OSError), anyio.fail_after(10):
+                await receive_chunk(tunnel, pool._buffers)
+
+
+async def test_a_client_that_gives_up_ends_the_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (_, roles):
+        monkeypatch.setattr(module, "dial", hang)
+        async with pool_of(roles.home) as pool:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(pool.connect, roles.device, HostPort("", 80), b"early")
+                opened = await roles.agent.until(ConnectionOpened)
+                tasks.cancel_scope.cancel()
+            await roles.agent.until(ConnectionClosed, lambda event: event.id == opened.id)
+
+
+@pytest.mark.parametrize("error", [StateError("the file is damaged"), OSError(24, "Too many open files")], ids=["state", "os"])
+async def test_a_fault_of_the_agents_machine_is_told_there_and_ends_one_tunnel(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    async with three() as (made, roles):
+
+        def fail() -> None:
+            raise error
+
+        tunnels = roles.agent.role._tunnels
+        with monkeypatch.context() as patch:
+            patch.setattr(tunnels, "_surroundings", fail)
+            failure = await refused(roles, HostPort("", 80))
+        assert (failure.reason, failure.speaker) == (Reason.INTERNAL, Speaker.AGENT)
+        assert roles.agent.seen(Alarm)
+        await alive(made, roles)
+
+
+async def test_a_damaged_book_lets_nobody_in_and_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        async with pool_of(roles.home) as pool:
+            tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+            path = roles.agent.home.grants_file
+            whole = path.read_bytes()
+            path.write_bytes(b"nonsense")
+            with pytest.raises(OSError), anyio.fail_after(10):
+                await receive_chunk(tunnel, pool._buffers)
+            with pytest.raises(Failure) as caught:
+                await pool.connect(roles.device, HostPort("", port))
+            assert caught.value.reason is Reason.INTERNAL
+            path.write_bytes(whole)
+        await alive(made, roles)
+
+
+async def test_the_other_command_is_not_supported_yet() -> None:
+    async with three() as (_, roles), pool_of(roles.home) as pool:
+        with pytest.raises(Failure) as caught:
+            await pool._try(None, roles.device, Target(Command.UDP, "", 53), b"")
+        assert (caught.value.reason, caught.value.speaker) == (Reason.UNSUPPORTED, Speaker.AGENT)
+
+
+async def test_one_client_cannot_take_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PER_CLIENT", 2)
+    async with three() as (made, roles), pool_of(roles.home) as pool:
+        port = await made.target(echo)
+        for _ in range(2):
+            await pool.connect(roles.device, HostPort("", port))
+        with pytest.raises(Failure) as caught:
+            await pool.connect(roles.device, HostPort("", port))
+        assert caught.value.reason is Reason.LIMIT
+
+
+async def test_a_target_that_resets_is_a_reset_and_the_ledger_says_so() -> None:
+    async with three() as (made, roles):
+
+        async def reset(stream: RawStream) -> None:
+            await stream.receive()
+            stream.reset()
+
+        port = await made.target(reset)
+        async with pool_of(roles.home) as pool:
+            tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+            await send_bytes(tunnel, pool._buffers, b"x")
+            with pytest.raises(OSError):
+                await receive_chunk(tunnel, pool._buffers)
+        assert (await roles.agent.until(ConnectionClosed)).reason == "reset"
