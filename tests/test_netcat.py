@@ -1,0 +1,238 @@
+"""`tuunel nc` against a proxy that is a script: bytes, ends, cuts, and streams that are closed when it starts."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tuunel.address import HostPort
+from tuunel.errors import ANSWERS, Failure, Reason, UsageError
+from tuunel.frontdoor import CONNECTION_HEADER
+from tuunel.netcat import main, parse_arguments
+
+Serve = Callable[[socket.socket], None]
+DEADLINE = 20
+ACCEPTED = f"HTTP/1.1 200 Connection established\r\n{CONNECTION_HEADER}: 17\r\n\r\n".encode()
+CUT = ANSWERS[Reason.TUNNEL_LOST].exit
+EVERY_BYTE = bytes(range(256)) * 5000
+
+
+class FakeProxy:
+    """Serves `run/proxy.sock` of a home: CONNECT goes to `serve`, `outcome` is answered with `outcome` (None: not at all)."""
+
+    def __init__(self, home: Path, serve: Serve) -> None:
+        self.serve = serve
+        self.outcome: str | None = "done"
+        self.asked: list[dict[str, object]] = []
+        self.heads: list[bytes] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        (home / "run").mkdir(parents=True)
+        self._listener.bind(str(home / "run" / "proxy.sock"))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                with client, suppress(OSError):
+                    self._serve(client)
+
+    def _serve(self, client: socket.socket) -> None:
+        client.settimeout(DEADLINE)
+        first = client.recv(65536)
+        if first.startswith(b"{"):
+            self.asked.append(json.loads(first))
+            if self.outcome is not None:
+                client.sendall(json.dumps({"ok": True, "reason": self.outcome}).encode() + b"\n")
+        else:
+            self.heads.append(first)
+            self.serve(client)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(DEADLINE)
+
+
+@contextmanager
+def proxy(serve: Serve) -> Iterator[tuple[Path, FakeProxy]]:
+    with tempfile.TemporaryDirectory(prefix="tuu", dir="/tmp") as path:
+        fake = FakeProxy(Path(path), serve)
+        try:
+            yield Path(path), fake
+        finally:
+            fake.close()
+
+
+def command(home: Path, shell: str = "") -> tuple[list[str], dict[str, str]]:
+    nc = [sys.executable, "-m", "tuunel", "nc", "home", "22"]
+    argv = ["sh", "-c", f'exec "$@" {shell}', "sh", *nc] if shell else nc
+    return argv, {**os.environ, "TUUNEL_HOME": str(home)}
+
+
+def run(home: Path, data: bytes = b"", shell: str = "") -> "subprocess.CompletedProcess[bytes]":
+    argv, env = command(home, shell)
+    return subprocess.run(argv, env=env, input=data, capture_output=True, timeout=DEADLINE, check=False)
+
+
+def read_to_end(client: socket.socket) -> bytes:
+    data = bytearray()
+    while part := client.recv(65536):
+        data += part
+    return bytes(data)
+
+
+def echo_after_end(client: socket.socket) -> None:
+    client.sendall(ACCEPTED)
+    client.sendall(read_to_end(client))
+
+
+def test_every_byte_goes_both_ways_and_the_proxy_is_asked_how_it_ended() -> None:
+    with proxy(echo_after_end) as (home, fake):
+        done = run(home, EVERY_BYTE)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout == EVERY_BYTE
+        assert fake.asked == [{"command": "outcome", "connection": 17}]
+        assert fake.heads[0].startswith(b"CONNECT home.tuunel:22 HTTP/1.1\r\n")
+
+
+def test_bytes_that_come_with_the_answer_are_not_lost() -> None:
+    def serve(client: socket.socket) -> None:
+        client.sendall(ACCEPTED + b"SSH-2.0-banner\r\n")
+        read_to_end(client)
+
+    with proxy(serve) as (home, _):
+        assert run(home).stdout == b"SSH-2.0-banner\r\n"
+
+
+def test_the_targets_end_is_passed_on_at_once() -> None:
+    heard: list[bytes] = []
+
+    def serve(client: socket.socket) -> None:
+        client.sendall(ACCEPTED + b"goodbye")
+        client.shutdown(socket.SHUT_WR)
+        heard.append(read_to_end(client))
+
+    with proxy(serve) as (home, _):
+        argv, env = command(home)
+        with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as nc:
+            assert nc.stdout
+            assert nc.stdout.read() == b"goodbye"  # to its end, while standard input is still open
+            nc.communicate(b"and more", timeout=DEADLINE)
+        assert (nc.returncode, heard) == (0, [b"and more"])
+
+
+@pytest.mark.parametrize("outcome", ["reset", "TUNNEL_LOST", None], ids=str)
+def test_what_looks_like_an_end_may_be_a_cut(outcome: str | None) -> None:
+    """Also when the proxy ends before it has said so: the bytes must not be carried a second time."""
+    with proxy(echo_after_end) as (home, fake):
+        fake.outcome = outcome
+        done = run(home, b"data")
+        assert (done.returncode, done.stdout) == (CUT, b"data")
+        assert b"TUNNEL_LOST" in done.stderr or b"cut" in done.stderr or b"ended before" in done.stderr
+        assert len(fake.heads) == 1
+
+
+def test_a_connection_that_is_closed_whole_while_input_is_open_is_a_cut() -> None:
+    with proxy(lambda client: client.sendall(ACCEPTED + b"half a sen")) as (home, _):
+        argv, env = command(home)
+        with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as nc:
+            assert nc.stdout
+            assert nc.stdout.read() == b"half a sen"
+            assert nc.wait(DEADLINE) == CUT
+
+
+def test_a_failure_is_told_with_its_own_exit_code() -> None:
+    def serve(client: socket.socket) -> None:
+        client.sendall(
+            b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n"
+            b'Proxy-Status: tuunel; error=connection_refused; details="agent CONNECTION_REFUSED: no"\r\n\r\n'
+        )
+
+    with proxy(serve) as (home, _):
+        done = run(home)
+        assert (done.returncode, done.stdout) == (ANSWERS[Reason.CONNECTION_REFUSED].exit, b"")
+        assert b"agent" in done.stderr
+
+
+def test_a_proxy_that_ends_before_it_answers_is_as_good_as_none() -> None:
+    with proxy(lambda _: None) as (home, _):
+        assert run(home).returncode == ANSWERS[Reason.UNKNOWN_NAME].exit  # said by itself: this home knows no device
+
+
+def test_half_an_answer_is_a_lost_tunnel() -> None:
+    with proxy(lambda client: client.sendall(ACCEPTED[:-2])) as (home, _):
+        assert run(home).returncode == CUT
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_at_the_start_never_meet_the_connection(closed: str) -> None:
+    heard: list[bytes] = []
+
+    def serve(client: socket.socket) -> None:
+        client.sendall(ACCEPTED + b"secret of the target")
+        heard.append(read_to_end(client))
+
+    with proxy(serve) as (home, _):
+        done = run(home, b"" if "<&-" in closed else b"input", closed)
+        assert done.returncode == 0
+        assert done.stdout == (b"" if ">&- " in closed + " " and not closed.startswith("2") else b"secret of the target")
+        assert heard == [b"" if "<&-" in closed else b"input"]
+
+
+def test_a_reader_that_leaves_ends_it() -> None:
+    def serve(client: socket.socket) -> None:
+        client.sendall(ACCEPTED)
+        while True:
+            client.sendall(bytes(65536))
+
+    with proxy(serve) as (home, _):
+        argv, env = command(home)
+        with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as nc:
+            assert nc.stdout
+            nc.stdout.read(1000)
+            nc.stdout.close()
+            assert nc.wait(DEADLINE) != 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "target"),
+    [
+        (["home", "22"], HostPort("home.tuunel", 22)),
+        (["home:22"], HostPort("home.tuunel", 22)),
+        (["home.tuunel.", "22"], HostPort("home.tuunel.", 22)),
+        (["10.0.0.1.home.tuunel:80"], HostPort("10.0.0.1.home.tuunel", 80)),
+        (["Home", "22"], HostPort("Home.tuunel", 22)),
+    ],
+)
+def test_what_can_be_meant(arguments: list[str], target: HostPort) -> None:
+    parsed = parse_arguments(arguments)
+    assert (parsed.host.lower(), parsed.port) == (target.host.lower(), target.port)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["a", "b", "c"], ["home"], ["home", "x"], ["home", "-1"], ["example.org", "80"], ["127.0.0.1", "80"], ["::1", "80"]]
+)
+def test_what_cannot(arguments: list[str]) -> None:
+    with pytest.raises((UsageError, Failure)):
+        parse_arguments(arguments)
+
+
+@pytest.mark.parametrize("host", ["bücher.home.tuunel", "\uff48ome.tuunel", "ho me.tuunel", "a\r\nX: y.home.tuunel"])
+def test_names_that_are_not_plain_never_end_in_a_traceback(
+    host: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="tuu", dir="/tmp") as path:
+        monkeypatch.setenv("TUUNEL_HOME", path)
+        assert main([host, "22"]) in {2, ANSWERS[Reason.UNKNOWN_NAME].exit, ANSWERS[Reason.NOT_PAIRED].exit}
+    assert "tuunel nc:" in capsys.readouterr().err
