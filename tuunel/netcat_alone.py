@@ -37,7 +37,8 @@ def through_own_tunnel(home: Home, target: HostPort) -> int:
 
 def _run_tunnel(home: Home, target: HostPort, inner: socket.socket, connected: "Future[None]", pumped: "Future[str]") -> None:
     try:
-        anyio.run(_pump_tunnel, home, target, inner, connected, pumped)
+        with inner:
+            anyio.run(_pump_tunnel, home, target, inner, connected, pumped)
     except BaseException as error:  # the other thread waits on one of the two futures, whatever happened here
         waiting = pumped if connected.done() else connected
         waiting.set_exception(error)

@@ -131,6 +131,14 @@ def test_a_revoked_machine_is_told_so_by_the_agent(own_world: World, trio: Trio)
     assert (alone.reason, alone.speaker) == wanted
 
 
+def test_a_revoked_machine_that_only_the_invite_brought_in_is_no_longer_known_to_the_relay(own_world: World, trio: Trio) -> None:
+    laptop, walker = (own_world.laptop(trio.agent.new_invite("--name", name)) for name in ("quitter1", "quitter2"))
+    situation = Situation(own_world.proxy(laptop), laptop, walker, "home.tuunel", 80)
+    for name in ("quitter1", "quitter2"):
+        trio.agent.machine.ask("revoke", name)
+    assert_everywhere(situation, Reason.DEVICE_UNKNOWN, Speaker.RELAY)
+
+
 def test_a_used_invite_pairs_nobody_else(own_world: World, trio: Trio) -> None:
     invite = trio.agent.new_invite()
     own_world.laptop(invite)
