@@ -39,6 +39,7 @@ from tuunel.settings import Home
 WARM: Final = 2  #: DIAL connections that wait at each relay
 RELAY_RETRY: Final = 30.0  #: seconds until a relay that refused this machine for good is tried again
 OUTCOME_TIMEOUT: Final = 5.0  #: seconds that `outcome` waits for a connection whose streams have just ended
+LAST_QUESTION: Final = 0.5  #: seconds that a proxy which stops stays for `nc` to ask how its connection has ended
 LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  #: how this machine's own browser reaches a listener on every address
 
 
@@ -105,6 +106,7 @@ class Proxy:
         self._clients.start_soon(over.wait)
         try:
             await self._own_doors.serve_client(stream)
+            await anyio.sleep(LAST_QUESTION)
         finally:
             over.set()
 

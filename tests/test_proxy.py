@@ -1,0 +1,239 @@
+"""The forward proxy in a whole world: where destinations go, what is noticed, how it stops."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from tests.streams import receive_all
+from tests.world import LOOPBACK, PATIENCE, Trio, World, answer_after_end, connect, connect_through, echo, trio, until, world
+from tuunel import pairing, pool
+from tuunel.address import HostPort
+from tuunel.control import call
+from tuunel.errors import ListenError, PeerMismatch
+from tuunel.events import Alarm, ConnectionChanged, ConnectionClosed, ConnectionOpened, Ready, RelayStateChanged
+from tuunel.links import parse_invite
+from tuunel.listeners import known_listeners
+from tuunel.proxy import Proxy
+from tuunel.rawstream import RawStream
+
+pytestmark = pytest.mark.anyio
+
+MEBIBYTE = bytes(range(256)) * 4096
+
+
+@asynccontextmanager
+async def three() -> AsyncIterator[tuple[World, Trio]]:
+    async with world() as made:
+        yield made, await trio(made)
+
+
+async def echoes(stream: RawStream, data: bytes = b"hello") -> None:
+    with anyio.fail_after(PATIENCE):
+        await stream.send_all(data)
+        assert await stream.receive_exactly(len(data)) == data
+
+
+async def test_a_tuunel_name_is_reached_and_told_of() -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        proxy = await made.proxy(roles.home)
+        stream = await connect_through(proxy, "home.tuunel", port)
+        await echoes(stream)
+        await stream.aclose()
+        closed = await proxy.until(ConnectionClosed)
+        opened = proxy.seen(ConnectionOpened)[0]
+        assert (opened.id, opened.target, opened.device, opened.path) == (closed.id, f"home.tuunel:{port}", "home", "relay")
+        assert [event.state for event in proxy.seen(ConnectionChanged)] == ["open"]
+        assert (closed.reason, opened.traffic.up, opened.traffic.down) == ("done", 5, 5)
+
+
+async def test_an_end_goes_one_way_and_a_mebibyte_comes_the_other() -> None:
+    async with three() as (made, roles):
+        heard: list[bytes] = []
+        port = await made.target(answer_after_end(MEBIBYTE, heard))
+        proxy = await made.proxy(roles.home)
+        for _ in range(3):  # cold, warm and hot
+            stream = await connect_through(proxy, "home.tuunel", port)
+            await stream.send_all(b"question")
+            await stream.write_eof()
+            assert await receive_all(stream) == MEBIBYTE
+            stream.close()
+        assert heard == [b"question"] * 3
+
+
+async def test_an_unknown_name_goes_nowhere_else() -> None:
+    async with three() as (made, roles):
+        proxy = await made.proxy(roles.home)
+        with pytest.raises(ConnectionRefusedError, match="UNKNOWN_NAME"):
+            await connect_through(proxy, "hme.tuunel", 80)
+
+
+async def test_other_destinations_are_dialled_directly_or_refused() -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        proxy = await made.proxy(roles.home)
+        await echoes(stream := await connect_through(proxy, LOOPBACK.host, port))
+        stream.close()
+        assert (await proxy.until(ConnectionOpened)).path == "direct"
+        await proxy.kill()
+        proxy = await made.proxy(roles.home, other="refuse")
+        with pytest.raises(ConnectionRefusedError, match="REFUSED_BY_SETTING"):
+            await connect_through(proxy, LOOPBACK.host, port)
+
+
+async def test_routes_and_via_keep_the_name() -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        proxy = await made.proxy(roles.home, other="refuse", routes=["127.0.0.0/8=home"])
+        await echoes(stream := await connect_through(proxy, "127.0.0.1", port))
+        stream.close()
+        assert (await proxy.until(ConnectionOpened)).device == "home"
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0", "::"])
+async def test_the_proxy_never_dials_itself(listen: str) -> None:
+    async with three() as (made, roles):
+        proxy = await made.proxy(roles.home, listen=HostPort(listen, 0))
+        port = proxy.role._addresses[0].port
+        for host in ("127.0.0.1", "127.0.0.2", "0.0.0.0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "localhost"):
+            with pytest.raises(ConnectionRefusedError, match="REFUSED_BY_SETTING"):
+                await connect_through(proxy, host, port)
+
+
+async def test_a_guest_of_the_agent_cannot_enter_the_proxy_beside_it() -> None:
+    async with three() as (made, roles):
+        beside = await made.proxy(roles.agent.home)  # the agent's machine is a forward side too
+        proxy = await made.proxy(roles.home)
+        with pytest.raises(ConnectionRefusedError, match="POLICY_DENIED"):
+            await connect_through(proxy, "127.0.0.1.home.tuunel", beside.role._addresses[0].port)
+
+
+async def test_a_second_proxy_of_the_same_home_does_not_start_and_leaves_the_first_announced() -> None:
+    async with three() as (made, roles):
+        first = await made.proxy(roles.home)
+        known = known_listeners(roles.home)
+        assert known
+        second = made.start(
+            roles.home, lambda emit: Proxy(roles.home, listen=LOOPBACK, other="direct", routes=(), credentials=None, emit=emit)
+        )
+        await second.over.wait()
+        assert isinstance(second.error, ExceptionGroup)
+        assert second.error.subgroup(ListenError)
+        assert not second.seen(Ready)
+        assert known_listeners(roles.home) == known
+        assert not first.over.is_set()
+
+
+async def test_a_port_that_is_taken_is_a_listen_error() -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        proxy = made.start(
+            roles.home,
+            lambda emit: Proxy(roles.home, listen=HostPort("127.0.0.1", port), other="direct", routes=(), credentials=None, emit=emit),
+        )
+        await proxy.over.wait()
+        assert isinstance(proxy.error, ExceptionGroup)
+        assert proxy.error.subgroup(ListenError)
+
+
+async def test_a_device_paired_later_is_noticed_with_its_relay() -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        home = made.home()
+        proxy = await made.proxy(home)
+        with pytest.raises(ConnectionRefusedError):
+            await connect_through(proxy, "late.tuunel", port)
+        answer = await roles.agent.role._make_invite({})
+        await pairing.pair(home, parse_invite(answer["invite"]), "late")
+        await echoes(stream := await connect_through(proxy, "late.tuunel", port))
+        stream.close()
+        await proxy.until(RelayStateChanged, lambda event: event.state == "online")
+
+
+async def test_stop_takes_nobody_in_and_lets_those_inside_finish() -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        proxy = await made.proxy(roles.home)
+        address = proxy.role._addresses[0].port
+        by_port = await connect_through(proxy, "home.tuunel", port)
+        await echoes(by_port)
+        proxy.role.stop()
+        await until(lambda: known_listeners(roles.home) == ())
+        with pytest.raises(ConnectionRefusedError):
+            await connect(address)
+        await echoes(by_port, b"still here")
+        assert not proxy.over.is_set()
+        await by_port.aclose()
+        with anyio.fail_after(PATIENCE):
+            await proxy.over.wait()
+        assert proxy.error is None
+
+
+async def test_nc_finishes_after_a_stop_and_learns_how_its_connection_ended() -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        proxy = await made.proxy(roles.home)
+        path = roles.home.socket("proxy")
+        door = await anyio.connect_unix(path)
+        await door.send(f"CONNECT home.tuunel:{port} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head = await door.receive()
+        number = int(head.lower().partition(b"tuunel-connection:")[2].split()[0])
+        proxy.role.stop()
+        await until(lambda: known_listeners(roles.home) == ())
+        await door.send(b"last words")
+        assert await door.receive() == b"last words"
+        await door.send_eof()
+        with pytest.raises(anyio.EndOfStream):
+            await door.receive()
+        await door.aclose()
+        assert await anyio.to_thread.run_sync(lambda: call(path, "outcome", connection=number)) == {"reason": "done"}
+        await proxy.over.wait()
+
+
+async def test_a_wrong_peer_is_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (made, roles):
+        proxy = await made.proxy(roles.home)
+
+        def refuse(*_: object) -> None:
+            raise PeerMismatch("another key")
+
+        monkeypatch.setattr(pool.Initiator, "receive_offer", refuse)
+        with pytest.raises(ConnectionRefusedError, match="PEER_MISMATCH"):
+            await connect_through(proxy, "home.tuunel", 80)
+        assert len(proxy.seen(Alarm)) == 1
+
+
+async def test_the_relay_comes_back_and_so_does_everything() -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        proxy = await made.proxy(roles.home)
+        await echoes(stream := await connect_through(proxy, "home.tuunel", port))
+        relay_port = (await roles.relay.until(Ready)).listen
+        assert relay_port
+        await roles.relay.kill()
+        with pytest.raises(OSError):
+            await receive_all(stream)
+        stream.close()
+        await made.relay(roles.relay.home, HostPort.parse(relay_port))
+        with anyio.fail_after(3 * PATIENCE):
+            while True:
+                try:
+                    stream = await connect_through(proxy, "home.tuunel", port)
+                    break
+                except ConnectionRefusedError:
+                    await anyio.sleep(0.1)
+        await echoes(stream)
+        stream.close()
+
+
+async def test_status_and_the_browsers_file() -> None:
+    async with three() as (made, roles):
+        proxy = await made.proxy(roles.home, listen=HostPort("::", 0), routes=["*.lab.example.com=home"])
+        status = await proxy.role._status({})
+        assert (status["role"], status["connections"]) == ("proxy", 0)
+        script = proxy.role._pac()
+        port = proxy.role._addresses[0].port
+        assert f"[::]:{port}" not in script
+        assert ".lab.example.com" in script
