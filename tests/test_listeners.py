@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.world import LOOPBACK, world
 from tuunel.address import HostPort
 from tuunel.errors import StateError
 from tuunel.listeners import announced, known_listeners
+from tuunel.relay.server import RelayServer
 from tuunel.settings import Home
 
 
@@ -42,3 +44,17 @@ def test_a_damaged_file_is_an_error_and_not_an_open_door(home: Home, content: by
     path.chmod(0o600)
     with pytest.raises(StateError):
         known_listeners(home)
+
+
+@pytest.mark.anyio
+async def test_a_second_relay_of_the_same_home_leaves_the_first_announced() -> None:
+    async with world() as made:
+        first = await made.relay()
+        known = known_listeners(first.home)
+        assert known
+        second = made.start(
+            first.home, lambda emit: RelayServer(first.home, listen=LOOPBACK, advertise=None, open_enrolment=True, emit=emit)
+        )
+        await second.over.wait()
+        assert second.error is not None
+        assert known_listeners(first.home) == known

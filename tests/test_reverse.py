@@ -1,7 +1,7 @@
 """The agent's tunnels: grants are asked anew each time, a fault or a loss at any moment ends one tunnel and nothing else."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
@@ -174,3 +174,21 @@ async def test_a_target_that_resets_is_a_reset_and_the_ledger_says_so() -> None:
             with pytest.raises(OSError):
                 await receive_chunk(tunnel, pool._buffers)
         assert (await roles.agent.until(ConnectionClosed)).reason == "reset"
+
+
+@pytest.mark.parametrize("steps", range(0, 40, 3))
+async def test_killing_the_agent_at_any_moment_of_a_dial_leaves_nothing_open(steps: int) -> None:
+    async with three() as (made, roles), pool_of(roles.home) as pool:
+        port = await made.target(echo)
+        async with anyio.create_task_group() as tasks:
+
+            async def ask() -> None:
+                with suppress(Failure):
+                    await pool.connect(roles.device, HostPort("", port), b"early")
+
+            tasks.start_soon(ask)
+            await until(lambda: roles.agent.seen(ConnectionOpened))
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            await roles.agent.kill()
+            tasks.cancel_scope.cancel()

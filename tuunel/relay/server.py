@@ -103,7 +103,6 @@ class RelayServer:
                 for listener in listeners:
                     closing.callback(listener.close)
                 addresses = [address_of(listener) for listener in listeners]
-                closing.enter_context(announced(self._home, "relay", addresses))
                 listening = HostPort(self._listen.host, addresses[0].port)
                 self._admin = Admin(switchboard, listen=listening, address=self._link_address(listening), relay_id=root.relay_id)
                 await self._take_in(listeners, connections, root)
@@ -115,13 +114,15 @@ class RelayServer:
         admin = self._admin
         async with anyio.create_task_group() as services:
             await services.start(control.serve, self._home.socket("relay"), admin.handlers)
-            services.start_soon(self._renew_leaf, root)
-            services.start_soon(serve, listeners, self._serve_stream, connections)
-            link = str(await admin.make_link()) if await self._switchboard.store.is_empty() else None
-            self._emit(Ready("relay", str(admin.listen), link))
-            if admin.address.host == PLACEHOLDER_HOST:
-                self._emit(Notice(f"links say {PLACEHOLDER_HOST}: tell this relay its public name with --advertise"))
-            await self._stopping.wait()
+            # Not before: now no other relay runs here, whose announcement ours would replace.
+            with announced(self._home, "relay", [address_of(listener) for listener in listeners]):
+                services.start_soon(self._renew_leaf, root)
+                services.start_soon(serve, listeners, self._serve_stream, connections)
+                link = str(await admin.make_link()) if await self._switchboard.store.is_empty() else None
+                self._emit(Ready("relay", str(admin.listen), link))
+                if admin.address.host == PLACEHOLDER_HOST:
+                    self._emit(Notice(f"links say {PLACEHOLDER_HOST}: tell this relay its public name with --advertise"))
+                await self._stopping.wait()
             services.cancel_scope.cancel()
 
     async def _renew_leaf(self, root: RelayRoot) -> None:
