@@ -22,13 +22,17 @@ def read_to_end(sock: socket.socket) -> bytes:
     return b"".join(chunks)
 
 
+class EndedEarly(ConnectionError):
+    """The peer ended cleanly before it had sent all that was expected. In a handler it just ends that connection, as a reset does."""
+
+
 def read_exactly(sock: socket.socket, size: int) -> bytes:
-    """Read `size` bytes; fewer mean that the peer ended too early."""
+    """Read `size` bytes. Raises EndedEarly."""
     read = b""
     while len(read) < size:
         chunk = sock.recv(size - len(read))
         if not chunk:
-            raise AssertionError(f"the stream ended after {len(read)} of {size} bytes: {read[:200]!r}")
+            raise EndedEarly(f"the stream ended after {len(read)} of {size} bytes: {read[:200]!r}")
         read += chunk
     return read
 

@@ -30,6 +30,7 @@ def echoes(proxy: Proxy, port: int) -> bool:
 
 
 def test_a_restarted_relay_keeps_its_devices_and_everybody_comes_back(own_trio: Trio) -> None:
+    assert own_trio.walker.ask("devices")["device_id"]
     before = {device["device_id"] for device in own_trio.relay.machine.ask("relay", "devices")["devices"]}
     assert len(before) == 3
     with serving(echo) as target:
@@ -80,7 +81,7 @@ def test_a_revoke_cuts_live_tunnels_of_that_client_only(own_trio: Trio) -> None:
         assert read_exactly(mine.sock, 2) == b"on"
     names = [client["name"] for client in own_trio.agent.machine.ask("clients")["clients"]]
     assert "guest" not in names
-    assert len(names) == 2
+    assert len(names) == 1
 
 
 def test_the_operator_bans_a_device_and_its_tunnels_end(own_trio: Trio) -> None:
@@ -96,7 +97,7 @@ def test_the_operator_bans_a_device_and_its_tunnels_end(own_trio: Trio) -> None:
 def test_the_agent_lists_its_clients_and_open_invites(own_trio: Trio) -> None:
     own_trio.agent.machine.ask("invite", "--for", "8h", "--uses", "2", "--name", "guest", "--target", "127.0.0.1:80")
     listed = own_trio.agent.machine.ask("clients")
-    assert len(listed["clients"]) == 2
+    assert len(listed["clients"]) == 1
     assert [(invite["name"], invite["uses"]) for invite in listed["invites"]] == [("guest", 2)]
 
 

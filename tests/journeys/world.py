@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tests.journeys.processes import DEADLINE, Json, Running, clean_environment, run, tuunel_argv
@@ -139,22 +140,25 @@ def world() -> Iterator[World]:
 
 @dataclass
 class Trio:
-    """Relay, agent and proxy, paired and serving; the device is called `home`. `walker` is a paired machine that runs no proxy."""
+    """Relay, agent and proxy, paired and serving; the device is called `home`."""
 
     world: World
     relay: Relay
     agent: Agent
     laptop: Machine
     proxy: Proxy
-    walker: Machine
+
+    @cached_property
+    def walker(self) -> Machine:
+        """A paired machine that runs no proxy, made when it is first asked for."""
+        return self.world.laptop(self.agent.new_invite())
 
 
 def make_trio(in_world: World) -> Trio:
-    """Start the three, pair two machines, start the proxy on one."""
+    """Start relay and agent, pair a laptop, start its proxy."""
     relay = in_world.relay()
     assert relay.link
     agent = in_world.agent(relay.link)
     assert agent.invite
     laptop = in_world.laptop(agent.invite)
-    walker = in_world.laptop(agent.new_invite())
-    return Trio(in_world, relay, agent, laptop, in_world.proxy(laptop), walker)
+    return Trio(in_world, relay, agent, laptop, in_world.proxy(laptop))
