@@ -125,6 +125,20 @@ async def test_a_fault_of_the_agents_machine_is_told_there_and_ends_one_tunnel(m
         await alive(made, roles)
 
 
+async def test_a_fault_of_ours_ends_one_tunnel_and_not_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (made, roles):
+
+        async def fail(*_: object, **__: object) -> RawStream:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "dial", fail)
+            failure = await refused(roles, HostPort("", 80))
+        assert failure.reason is Reason.TUNNEL_LOST
+        assert [event for event in roles.agent.seen(Alarm) if "can't start new thread" in event.text]
+        await alive(made, roles)
+
+
 async def test_a_damaged_book_lets_nobody_in_and_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async with three() as (made, roles):
         port = await made.target(echo)

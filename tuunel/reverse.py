@@ -63,10 +63,14 @@ class ReverseTunnels:
         self._ledger = Ledger(emit)
 
     async def serve(self, stream: RawStream, first: bytes, paired: PairedAgent, secrets: OfferSecrets) -> None:
-        """Serve one tunnel from INIT to its end. Owns `stream`, of which `first` was read already.
+        """Serve one tunnel from INIT to its end. Owns `stream`, of which `first` was read already. Raises nothing but cancellation."""
+        try:
+            await self._serve(stream, first, paired, secrets)
+        except Exception as error:  # a fault of ours ends one tunnel and not the agent
+            stream.reset()
+            self._emit(Alarm(f"a tunnel ended by a fault inside tuunel, please report it: {error!r}"))
 
-        Raises nothing but bugs and cancellation.
-        """
+    async def _serve(self, stream: RawStream, first: bytes, paired: PairedAgent, secrets: OfferSecrets) -> None:
         try:
             responder = Responder(self._identity, secrets, paired.public_key, paired.open, int(time.time()), buffers=self._buffers)
             tunnel, received = await respond(stream, first, responder, self._buffers, admit=self._admit, label=self._label)
