@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tuunel import netcat
 from tuunel.address import HostPort
-from tuunel.errors import ANSWERS, Failure, Reason, UsageError
+from tuunel.errors import ANSWERS, Failure, Reason, Speaker, UsageError
 from tuunel.frontdoor import CONNECTION_HEADER
 from tuunel.netcat import main, parse_arguments
 
@@ -226,6 +227,18 @@ def test_what_can_be_meant(arguments: list[str], target: HostPort) -> None:
 def test_what_cannot(arguments: list[str]) -> None:
     with pytest.raises((UsageError, Failure)):
         parse_arguments(arguments)
+
+
+def test_what_a_relay_or_agent_says_cannot_touch_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(host: str, port: int) -> int:
+        raise Failure(Reason.CONNECTION_REFUSED, Speaker.AGENT, "\x1b]0;owned\x07\x1b[2J\r\ntuunel nc: all is well\u202e")
+
+    monkeypatch.setattr(netcat, "run", fail)
+    assert main(["home.tuunel", "22"]) == ANSWERS[Reason.CONNECTION_REFUSED].exit
+    told = capsys.readouterr().err
+    assert "agent: the target refused the connection" in told
+    assert len(told.splitlines()) == 2  # what happened, what to do
+    assert all(line.isprintable() for line in told.splitlines())
 
 
 @pytest.mark.parametrize("host", ["bücher.home.tuunel", "\uff48ome.tuunel", "ho me.tuunel", "a\r\nX: y.home.tuunel"])

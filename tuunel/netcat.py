@@ -15,6 +15,7 @@ from contextlib import suppress
 from tuunel.address import HostPort, parse_tuunel_name
 from tuunel.control import call
 from tuunel.errors import Failure, NotRunning, Reason, Speaker, TuunelError, UsageError
+from tuunel.events import printable
 from tuunel.frontdoor import CONNECTION_HEADER, parse_proxy_status
 from tuunel.settings import Home
 
@@ -26,6 +27,7 @@ Connects standard input and output to PORT of HOST, a .tuunel name or the bare n
   ssh -o ProxyCommand='tuunel nc %h %p' me@home.tuunel
 """
 _CHUNK = 256 * 1024  #: one pipe's or socket buffer's worth: larger reads gain nothing
+_MAX_MESSAGE = 500  #: characters of an error; what a relay or agent says is in it
 _MAX_RESPONSE_HEAD = 64 * 1024  #: what the front doors send is far smaller; more is not our proxy
 
 
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         return run(target.host, target.port)
     except TuunelError as error:
         speaker = f"{error.speaker}: " if isinstance(error, Failure) else ""
-        sys.stderr.write(f"tuunel nc: {speaker}{error}\n")
+        sys.stderr.write(f"tuunel nc: {speaker}{printable(str(error), _MAX_MESSAGE)}\n")
         if error.advice:
             sys.stderr.write(f"  {error.advice}\n")
         return error.exit_code
