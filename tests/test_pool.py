@@ -134,6 +134,24 @@ async def test_standbys_that_the_agent_has_cut_are_not_offered() -> None:
         assert await exchange(pool, tunnel, b"x") == b"x"
 
 
+async def test_an_agent_that_lets_no_standby_wait_is_not_asked_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        opened: list[Tunnel] = []
+        really_open = TunnelPool._open
+
+        async def open_to_be_cut(self: TunnelPool, device: Device, request: object, early: bytes) -> Tunnel:
+            opened.append(tunnel := await really_open(self, device, request, early))  # type: ignore[arg-type]
+            if request is None:
+                tunnel.reset()
+            return tunnel
+
+        monkeypatch.setattr(TunnelPool, "_open", open_to_be_cut)
+        (await pool.connect(roles.device, HostPort("", port)))[0].reset()
+        await until(lambda: not pool._standbys[roles.device.id].filling)
+        assert len(opened) <= 1 + STANDBY
+
+
 async def test_an_attempt_that_carried_early_bytes_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     async with three() as (_, roles), pool_of(roles.home) as pool:
         tried: list[bytes] = []

@@ -216,8 +216,10 @@ class TunnelPool:
 
     async def _fill_now(self, standbys: _Standbys) -> None:
         try:
-            while len(standbys.waiting) < standbys.wanted:
+            made = 0
+            while len(standbys.waiting) < standbys.wanted and made < standbys.wanted:  # an agent that ends each must not keep us at it
                 standbys.waiting.put(await self._open(standbys.device, None, b""))
+                made += 1
         except Failure:
             standbys.wanted = STANDBY  # the next request opens its own tunnel and tells what is wrong
         finally:

@@ -12,6 +12,7 @@ from tests.world import PATIENCE, until
 from tuunel.errors import Failure, Reason
 from tuunel.identity import IdentityKey
 from tuunel.relay import dialpool as module
+from tuunel.relay.client import HopConnection
 from tuunel.relay.dialpool import LARGEST, DialPool
 from tuunel.relay.wire import HopError, Open, PairedForward, Params, Ping, Pong, Purpose, Role
 
@@ -141,6 +142,21 @@ async def test_waiting_connections_answer_pings_and_refresh_themselves(monkeypat
         await link.hear(Ping)
         await link.say(Ping(b"12345678"))
         assert await link.hear(Pong) == Pong(b"12345678")
+
+
+async def test_a_relay_that_lets_no_connection_wait_is_not_asked_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    really_connect = DialPool._connect
+
+    async def connect_to_be_cut(self: DialPool) -> HopConnection:
+        connection = await really_connect(self)
+        connection.close()
+        return connection
+
+    monkeypatch.setattr(DialPool, "_connect", connect_to_be_cut)
+    async with pool(2) as (relay, dials):
+        dials.fill()
+        await until(lambda: not dials._filling)
+        assert len(relay.streams) <= 2
 
 
 async def test_demand_is_followed_within_bounds() -> None:

@@ -126,8 +126,10 @@ class DialPool:
 
     async def _fill(self) -> None:
         try:
-            while len(self._waiting) < self._wanted:
+            made = 0
+            while len(self._waiting) < self._wanted and made < self._wanted:  # a relay that ends each must not keep us at it
                 self._waiting.put(await self._connect())
+                made += 1
         except Failure:
             pass  # the next OPEN tells whoever needs it what is wrong
         finally:
