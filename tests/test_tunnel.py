@@ -101,6 +101,15 @@ class Far:
         assert record[0] is kind
         return bytes(self._chunk[1 : 1 + record[1]])
 
+    async def hear_any(self) -> RecordType:
+        """The type of the next record."""
+        with anyio.fail_after(PATIENCE):
+            while (record := self._opener.open_into(self._chunk)) is None:
+                data = await self.stream.receive()
+                assert data, "the tunnel was closed"
+                self._opener.receive_data(data)
+        return record[0]
+
     async def open(self) -> None:
         """As the agent: connect what the forward side asks for."""
         await self.tunnel.request(TARGET)
@@ -595,6 +604,18 @@ async def test_a_key_that_has_done_its_share_is_replaced(monkeypatch: pytest.Mon
             assert await read(both.agent) == bytes([number])
         assert both.forward._sealer._cipher is not None
         assert both.forward._sealer._cipher.records <= 3
+
+
+async def test_a_key_that_only_answers_pings_is_replaced_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuunel.e2e.records.KEY_UPDATE_RECORDS", 3)
+    monkeypatch.setattr("tuunel.e2e.records.MAX_KEY_RECORDS", 6)
+    async with far() as peer, anyio.create_task_group() as tasks:
+        tasks.start_soon(peer.tunnel.rest)
+        for number in range(20):
+            await peer.stream.send_all(peer.sealer.key_update() + peer.sealer.seal(RecordType.PING, number.to_bytes(8, "big")))
+            while await peer.hear_any() is not RecordType.PONG:
+                pass
+        tasks.cancel_scope.cancel()
 
 
 # cancellation, and giving back

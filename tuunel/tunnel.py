@@ -107,8 +107,7 @@ class Tunnel:
         """Seal `buffer[1:1+n]` as one record and send it. Raises OSError when the connection is gone."""
         async with self._sending:
             self._check_sendable()
-            if self._sealer.needs_key_update:
-                await self._transmit(self._sealer.key_update())
+            await self._renew_key()
             out = self._buffers.borrow()
             try:
                 length = self._sealer.seal_into(buffer, n, RecordType.DATA, out)
@@ -288,8 +287,13 @@ class Tunnel:
 
     async def _send_queue(self) -> None:
         while self._queue:
+            await self._renew_key()
             kind = next(iter(self._queue))
             await self._transmit(self._sealer.seal(kind, self._queue.pop(kind)))
+
+    async def _renew_key(self) -> None:
+        if self._sealer.needs_key_update:
+            await self._transmit(self._sealer.key_update())
 
     async def _transmit(self, data: Bytes) -> bool:
         """Send whole records; the caller holds the lock. True when the socket took them at once."""
