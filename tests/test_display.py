@@ -192,6 +192,14 @@ def test_alarms_stay_on_screen() -> None:
     assert "2 earlier alarms: see above" in lines
 
 
+def test_a_flood_of_alarms_is_counted_and_not_kept() -> None:
+    screen = Screen()
+    for number in range(5_000):
+        screen.table(Alarm(f"alarm {number}"))
+    assert len(screen.table._alarms) == 3
+    assert "4997 earlier alarms: see above" in screen.text()
+
+
 def test_the_next_step_can_be_copied_in_one_piece() -> None:
     link = "tuunel://relay.example.net:7443?pin=" + "a" * 200
     screen = Screen(steps=lambda ready: [f"next:   tuunel agent '{ready.link}'"])

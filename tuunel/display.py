@@ -5,6 +5,7 @@ Everything that a peer can name (targets, labels, details) is shown through `pri
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -124,7 +125,8 @@ class LiveTable:
     clock: Callable[[], float] = time.monotonic
     _rows: dict[int, Row] = field(default_factory=dict)
     _relays: dict[str, RelayStateChanged] = field(default_factory=dict)
-    _alarms: list[str] = field(default_factory=list)
+    _alarms: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_ALARMS_SHOWN))
+    _alarm_count: int = 0
     _totals: Totals = field(default_factory=Totals)
     _ready: Ready | None = None
     _live: Live | None = None
@@ -162,6 +164,7 @@ class LiveTable:
                 self._say(printable(event.text, limit=1000))
             case Alarm():
                 self._alarms.append(printable(event.text))
+                self._alarm_count += 1
                 self._say(f"ALARM: {printable(event.text, limit=1000)}", style="bold red")
 
     def draw(self) -> None:
@@ -231,10 +234,10 @@ class LiveTable:
         return Text(f"{len(live)} open, {self._totals.ended} ended{failed}   up {amount(up)}  down {amount(down)}  {rate}/s")
 
     def _alarm_lines(self) -> Iterator[Text]:
-        for alarm in self._alarms[-MAX_ALARMS_SHOWN:]:
+        for alarm in self._alarms:
             yield Text(f"ALARM: {alarm}", style="bold white on red")
-        if len(self._alarms) > MAX_ALARMS_SHOWN:
-            yield Text(f"{len(self._alarms) - MAX_ALARMS_SHOWN} earlier alarms: see above", style="bold red")
+        if self._alarm_count > MAX_ALARMS_SHOWN:
+            yield Text(f"{self._alarm_count - MAX_ALARMS_SHOWN} earlier alarms: see above", style="bold red")
 
     def _line(self, row: Row, names: tuple[Column, ...], figures: tuple[Column, ...], width: int, now: float) -> Text:
         if row.ended is None:
