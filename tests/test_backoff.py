@@ -2,7 +2,7 @@
 
 import pytest
 
-from tuunel.backoff import Backoff
+from tuunel.backoff import LONGEST_ASKED, Backoff
 
 
 def test_the_ceiling_doubles_up_to_the_limit():
@@ -22,6 +22,11 @@ def test_a_success_begins_anew():
         backoff.next()
     backoff.reset()
     assert backoff.next() == 0.5
+
+
+def test_a_longer_pause_may_be_asked_for_but_not_any():
+    backoff = Backoff(lambda: 1.0, first=0.5, limit=3)
+    assert [backoff.after(asked) for asked in (0, 0, 60, 2**32 - 1)] == [0.5, 1, 60, LONGEST_ASKED]
 
 
 def test_it_never_overflows():

@@ -1,6 +1,9 @@
 """How long to wait before trying again: exponential, with full jitter, so that many clients do not come back at the same moment."""
 
 from collections.abc import Callable
+from typing import Final
+
+LONGEST_ASKED: Final = 600.0  #: seconds of a pause that the other side may ask for: once it is well again we must come back
 
 
 class Backoff:
@@ -20,6 +23,10 @@ class Backoff:
         delay = self._random() * self._ceiling
         self._ceiling = min(self._limit, self._ceiling * 2)
         return delay
+
+    def after(self, asked: float) -> float:
+        """As `next`, and not less than the `asked` seconds, of which LONGEST_ASKED count."""
+        return max(self.next(), min(asked, LONGEST_ASKED))
 
     def reset(self) -> None:
         """Begin anew with the shortest waiting times: call it after a success."""

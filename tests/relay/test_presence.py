@@ -177,6 +177,16 @@ async def test_an_untrusted_relay_is_an_alarm() -> None:
         assert any(isinstance(event, Alarm) for event in watched.events)
 
 
+async def test_a_key_that_a_flood_has_used_up_costs_the_connection_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuunel.relay.framing.MAX_RECORDS", 5)
+    async with present() as (relay, watched):
+        link = await relay.next(Purpose.CONTROL)
+        await watched.companies[0].send(Ping(bytes(8)))  # as an agent its admission list: one record more than the relay has sent
+        await link.say(*(Ping(bytes(8)) for _ in range(4)))  # WELCOME was the first: each end's fifth record is its last
+        await relay.next(Purpose.CONTROL, 2)
+        assert watched.failure is None
+
+
 async def test_the_relay_may_ask_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     sleep = anyio.sleep

@@ -36,8 +36,10 @@ class HopConnection:
         self._sending = anyio.Lock()
 
     async def send(self, *messages: Message) -> None:
-        """Send `messages` in one write. Raises Failure RELAY_UNREACHABLE when the connection is gone."""
+        """Send `messages` in one write. Raises Failure RELAY_UNREACHABLE when the connection is gone, or its key used up."""
         async with self._sending:
+            if len(messages) > self._channel.records_left:
+                raise Failure(Reason.RELAY_UNREACHABLE, detail="the connection's key is used up")
             data = b"".join(self._channel.send(message) for message in messages)
             try:
                 await self.stream.send_all(data)

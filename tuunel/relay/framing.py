@@ -85,6 +85,11 @@ class Sealer:
         self._aead = AESGCM(key.key)
         self._seq = 0
 
+    @property
+    def records_left(self) -> int:
+        """How many records may still be sealed under this key."""
+        return MAX_RECORDS - self._seq
+
     def seal(self, plaintext: bytes) -> bytes:
         """The next record, framed. LocalProtocolError above the length that the peer accepts."""
         if len(plaintext) > MAX_PLAINTEXT or self._seq >= MAX_RECORDS:

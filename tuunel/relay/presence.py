@@ -76,7 +76,7 @@ class Presence:
                     self._emit(Alarm(f"{self.relay.address}: {failure}"))
                 if failure.reason in final:
                     raise
-                await anyio.sleep(max(self._backoff.next(), failure.retry_after))
+                await anyio.sleep(self._backoff.after(failure.retry_after))
 
     async def _be_online(self) -> None:
         connection = await connect(self.relay, self._identity, purpose=Purpose.CONTROL, params=self._params, register=self._register)

@@ -126,6 +126,11 @@ class HopChannel:
         return 0 if self._receiving_is_over else self._frames.bytes_wanted()
 
     @property
+    def records_left(self) -> int:
+        """How many messages may still be sent on this connection."""
+        return self._sealer.records_left
+
+    @property
     def trailing_data(self) -> bytes:
         """Bytes that arrived behind the peer's last hop record: the tunnel's first. LocalProtocolError before that record was read."""
         if not self._receiving_is_over:

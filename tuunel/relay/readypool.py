@@ -90,7 +90,7 @@ class ReadyPool(Generic[Secrets]):
                         await self._wait_once()
                         backoff.reset()
                     except Failure as failure:
-                        await anyio.sleep(max(backoff.next(), failure.retry_after))
+                        await anyio.sleep(backoff.after(failure.retry_after))
         finally:
             self._workers.remove(scope)
 
