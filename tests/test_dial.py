@@ -277,6 +277,32 @@ class TestResolving:
         for thread in threads:
             thread.join(5)
 
+    async def test_lookups_that_hang_are_bounded_in_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        released = threading.Event()
+        monkeypatch.setattr(dialling, "_lookups", threading.BoundedSemaphore(2))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait() and [])
+        for reason in (Reason.CONNECT_TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.LIMIT):
+            with pytest.raises(Failure) as caught:
+                await dial(HostPort("slow.example", 80), allow=everything, timeout=0.01)
+            assert caught.value.reason is reason
+        released.set()
+        for thread in [thread for thread in threading.enumerate() if thread.name == "tuunel-lookup"]:
+            thread.join(5)
+        assert await resolve("fast.example", 80) == []
+
+    async def test_a_lookup_without_a_thread_is_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def exhausted(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(dialling, "_lookups", threading.BoundedSemaphore(1))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", exhausted)
+            with pytest.raises(Failure) as caught:
+                await resolve("nas.lan", 80)
+        assert caught.value.reason is Reason.LIMIT
+        assert await resolve("nas.lan", 80) == []
+
     async def test_a_lookup_without_descriptors_is_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def exhausted() -> None:
             raise OSError(errno.EMFILE, "Too many open files")

@@ -22,7 +22,10 @@ Allow: TypeAlias = Callable[[list[Address]], Sequence[Address]]
 
 DIAL_TIMEOUT: Final = 10.0  # seconds for the lookup and all connection attempts together
 ATTEMPT_DELAY: Final = 0.25  # seconds before the next address is tried beside the last one: RFC 8305 section 5
+MAX_LOOKUPS: Final = 256  # at a time, those that hang and were given up included: each holds a thread and a few descriptors
 LOCALHOST: Final[tuple[Address, ...]] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+
+_lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
 
 _REASONS: Final = {
     errno.ECONNREFUSED: Reason.CONNECTION_REFUSED,
@@ -88,10 +91,17 @@ async def _look_up(host: str, port: int) -> list[Address]:
     """Ask the system's resolver, in a thread that a cancelled caller and the end of the process leave behind.
 
     A lookup takes half a minute where no name server answers, and cannot be interrupted. The event loops' own threads are waited
-    for at the process's end, which would then take as long.
+    for at the process's end, which would then take as long. OSError when too many are under way.
     """
     outcome: list[list[Address] | Exception] = []
-    done, told = socket.socketpair()
+    running = _lookups
+    if not running.acquire(blocking=False):
+        raise OSError(errno.ENOBUFS, "too many names are being looked up")
+    try:
+        done, told = socket.socketpair()
+    except BaseException:
+        running.release()
+        raise
 
     def work() -> None:
         with told:  # its end is the news
@@ -100,9 +110,16 @@ async def _look_up(host: str, port: int) -> list[Address]:
                 outcome.append([ip_address(address[0]) for *_, address in found])
             except Exception as error:  # raised where it is waited for
                 outcome.append(error)
+            finally:
+                running.release()
 
     with done:
-        threading.Thread(target=work, name="tuunel-lookup", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="tuunel-lookup", daemon=True).start()
+        except RuntimeError as error:  # the system gives no more threads
+            told.close()
+            running.release()
+            raise OSError(errno.ENOBUFS, str(error)) from error
         await anyio.wait_readable(done)
     if isinstance(outcome[0], Exception):
         raise outcome[0]
