@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 import pytest
 
-from tests.world import Trio, World, echo, pool_of, trio, until, world
+from tests.world import PATIENCE, Trio, World, echo, pool_of, trio, until, world
 from tuunel import reverse as module
 from tuunel.address import HostPort
 from tuunel.e2e.wire import Command, Target
 from tuunel.errors import Failure, Reason, Speaker, StateError
 from tuunel.events import Alarm, ConnectionClosed, ConnectionOpened, DeviceSeen
 from tuunel.rawstream import RawStream, receive_chunk, send_bytes
+from tuunel.relay.wire import Open, PairedForward
 
 pytestmark = pytest.mark.anyio
 
@@ -172,6 +173,29 @@ async def test_one_client_cannot_take_everything(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(Failure) as caught:
             await pool.connect(roles.device, HostPort("", port))
         assert caught.value.reason is Reason.LIMIT
+
+
+async def test_connections_that_show_nothing_are_bounded_for_each_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ARRIVING", 2)
+    async with three() as (made, roles), pool_of(roles.home) as pool:
+        dials = pool.dial_pool(roles.device.relays[0])
+
+        async def pair_and_be_silent() -> RawStream:
+            initiator = pool._initiator(roles.device, roles.device.relays[0])
+            connection, answer = await dials.open(Open(initiator.open_message()))
+            assert isinstance(answer, PairedForward)
+            return connection.stream
+
+        silent = [await pair_and_be_silent() for _ in range(2)]
+        tunnels = roles.agent.role._tunnels
+        await until(lambda: tunnels._arriving.total() == 2)
+        third = await pair_and_be_silent()
+        with pytest.raises(ConnectionResetError), anyio.fail_after(PATIENCE):
+            await third.receive()
+        for stream in (*silent, third):
+            stream.reset()
+        await until(lambda: not tunnels._arriving)
+        await alive(made, roles)
 
 
 async def test_a_target_that_resets_is_a_reset_and_the_ledger_says_so() -> None:

@@ -4,6 +4,7 @@ Source: docs/spec/tunnel.md, docs/spec/policy.md.
 """
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +31,7 @@ from tuunel.relay.wire import PairedAgent
 from tuunel.tunnel import Tunnel
 
 MAX_PER_CLIENT = 1024  #: tunnels of one client at a time, standbys included: one client must not take all of the agent's descriptors
+MAX_ARRIVING = 256  #: connections of one client, by the relay's word, that have not shaken hands yet: more than a burst of a real one
 
 
 class ReverseTunnels:
@@ -56,6 +58,7 @@ class ReverseTunnels:
         self._changed = changed
         self._emit = emit
         self._buffers = BufferPool()
+        self._arriving: Counter[bytes] = Counter()  # by the identity key that the relay names
         self._clients: dict[Tunnel, DeviceID] = {}
         self._expiries: dict[Tunnel, int] = {}  # of the grants that connections were opened under
         self._idle: set[Tunnel] = set()
@@ -72,8 +75,7 @@ class ReverseTunnels:
 
     async def _serve(self, stream: RawStream, first: bytes, paired: PairedAgent, secrets: OfferSecrets) -> None:
         try:
-            responder = Responder(self._identity, secrets, paired.public_key, paired.open, int(time.time()), buffers=self._buffers)
-            tunnel, received = await respond(stream, first, responder, self._buffers, admit=self._admit, label=self._label)
+            tunnel, received = await self._respond(stream, first, paired, secrets)
         except PeerMismatch as mismatch:
             self._emit(Alarm(str(mismatch)))
             return
@@ -90,6 +92,20 @@ class ReverseTunnels:
             tunnel.reset()
             del self._clients[tunnel]
             self._expiries.pop(tunnel, None)
+
+    async def _respond(self, stream: RawStream, first: bytes, paired: PairedAgent, secrets: OfferSecrets) -> tuple[Tunnel, InitReceived]:
+        client = paired.public_key
+        if self._arriving[client] >= MAX_ARRIVING:
+            stream.reset()
+            raise Failure(Reason.LIMIT, Speaker.AGENT, f"{MAX_ARRIVING} silent connections of one client")
+        self._arriving[client] += 1
+        try:
+            responder = Responder(self._identity, secrets, client, paired.open, int(time.time()), buffers=self._buffers)
+            return await respond(stream, first, responder, self._buffers, admit=self._admit, label=self._label)
+        finally:
+            self._arriving[client] -= 1
+            if not self._arriving[client]:
+                del self._arriving[client]
 
     async def watch_grants(self) -> None:
         """Cut the tunnels of clients whose grant has ended, by whatever way. Runs until cancelled."""
