@@ -151,8 +151,9 @@ def test_a_used_invite_pairs_nobody_else(own_world: World, trio: Trio) -> None:
 
 
 def test_the_device_is_offline(own_trio: Trio) -> None:
+    situation = on(own_trio, "home.tuunel", 80)
     own_trio.agent.process.stop()
-    assert_everywhere(on(own_trio, "home.tuunel", 80), Reason.PEER_UNAVAILABLE, Speaker.RELAY)
+    assert_everywhere(situation, Reason.PEER_UNAVAILABLE, Speaker.RELAY)
 
 
 class TestRelayOutOfReach:
