@@ -76,7 +76,7 @@ def test_one_prefix_cannot_hold_all_the_unproven_sockets(monkeypatch: pytest.Mon
     door = Gate(Clock())
     assert [door.enter("a") for _ in range(3)] == [True, True, False]
     assert [door.enter("b") for _ in range(2)] == [True, False]
-    door.leave("a", proved=True)
+    door.leave("a")
     assert door.enter("b")
     assert door.unproven == 3
 
@@ -86,9 +86,10 @@ def test_a_flood_that_proves_nothing_runs_dry_and_devices_do_not(monkeypatch: py
     door = Gate(Clock())
     for _ in range(100):
         assert door.enter("device")
-        door.leave("device", proved=True)
+        door.leave("device")
+        door.welcome("device")
     for _ in range(5):
         assert door.enter("flood")
-        door.leave("flood", proved=False)
+        door.leave("flood")
     assert not door.enter("flood")
     assert door.unproven == 0

@@ -630,6 +630,18 @@ async def test_a_flood_that_proves_nothing_is_closed_at_the_door(relay: Relay, m
     assert gate.unproven == 0
 
 
+async def test_a_device_above_its_rate_runs_dry_at_the_door(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = await relay.forward()
+    monkeypatch.setattr(relay.server._switchboard.registry._requests, "_burst", 0)
+    buckets = relay.server._reception._gate._buckets
+    monkeypatch.setattr(buckets, "_burst", 2)
+    monkeypatch.setattr(buckets, "_rate", 0.0)
+    for _ in range(2):
+        assert (await refusal(forward.dial())).reason is Reason.RATE_LIMITED
+    hello = forward.handshake(Purpose.DIAL).data_to_send()
+    assert await everything_said_to(relay, hello) == b""  # nothing was computed for it
+
+
 # -- links, start and end
 
 

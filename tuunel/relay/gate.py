@@ -10,7 +10,7 @@ from typing import Final
 #: One IPv4 address is one visitor; behind IPv6 a household or a rented machine commands a whole /56.
 IPV6_PREFIX: Final = 56
 #: Handshakes a prefix may start at once, and per second after that. One costs about a millisecond of CPU, so that a
-#: single prefix can keep less than a tenth of a core busy. A device that proves itself gets its token back.
+#: single prefix can keep less than a tenth of a core busy. A device that is let in gets its token back.
 PREFIX_BURST: Final = 1024
 PREFIX_RATE: Final = 64.0
 #: Sockets that have not proved anything yet: each holds a file descriptor for at most the handshake's deadlines.
@@ -97,11 +97,13 @@ class Gate:
         self._total += 1
         return True
 
-    def leave(self, prefix: str, *, proved: bool) -> None:
-        """One socket that entered is done with its handshake; a `proved` one gets its token back."""
+    def leave(self, prefix: str) -> None:
+        """One socket that entered is proved or closed."""
         self._total -= 1
         self._unproven[prefix] -= 1
         if not self._unproven[prefix]:
             del self._unproven[prefix]
-        if proved:
-            self._buckets.give_back(prefix)
+
+    def welcome(self, prefix: str) -> None:
+        """One socket that entered was let in: its token comes back. A device that is refused has cost as much as a stranger."""
+        self._buckets.give_back(prefix)

@@ -66,7 +66,6 @@ class Reception:
         prefix = prefix_of(observed.host)
         if not self._gate.enter(prefix):
             return None
-        proved = False
         try:
             handshake = RelayHandshake(
                 credentials=self.credentials,
@@ -79,13 +78,15 @@ class Reception:
             claim = await _identify(stream, handshake)
             try:
                 stored, cuts = await self._authenticate(handshake, claim)
-                proved = True
             except Failure as failure:
                 await _refuse(stream, handshake, failure)
                 return None
         finally:
-            self._gate.leave(prefix, proved=proved)
-        return await self._welcome(stream, handshake, claim, stored, cuts)
+            self._gate.leave(prefix)
+        connection = await self._welcome(stream, handshake, claim, stored, cuts)
+        if connection is not None:
+            self._gate.welcome(prefix)
+        return connection
 
     async def _authenticate(self, handshake: RelayHandshake, claim: DeviceIdentified) -> tuple[StoredDevice, int]:
         cuts = self._switchboard.registry.cuts
