@@ -56,6 +56,7 @@ RANKS: dict[str, tuple[str, ...]] = {
     "plumbing": (
         "buffers",
         "rawstream",
+        "descriptors",
         "interfaces",
         "listen",
         "dial",

@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 from tuunel import control
+from tuunel.descriptors import raise_limit
 from tuunel.devices import Devices, KnownRelay
 from tuunel.dial import resolve
 from tuunel.e2e.offer import OfferSecrets, make_offer
@@ -79,6 +80,7 @@ class Agent:
 
     async def run(self) -> None:
         """Serve. Raises Failure when the relay says that trying again cannot help, ListenError when an agent already runs here."""
+        raise_limit()
         async with anyio.create_task_group() as background:
             background.start_soon(watch_tunnels, self._tunnels.live, background)
             background.start_soon(self._tunnels.watch_grants)

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from tuunel import control
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
+from tuunel.descriptors import raise_limit
 from tuunel.devices import Devices, KnownRelay
 from tuunel.dial import dial
 from tuunel.direct import direct_addresses
@@ -72,6 +73,7 @@ class Proxy:
 
     async def run(self) -> None:
         """Serve. Raises ListenError when an address is taken or a proxy already runs here."""
+        raise_limit()
         async with self._tunnels, anyio.create_task_group() as self._background:
             async with anyio.create_task_group() as self._clients:
                 # First: it shows that no other proxy runs here, whose announcement ours would replace.

@@ -3,7 +3,6 @@
 Source: docs/spec/relay.md.
 """
 
-import resource
 import socket
 import time
 from contextlib import ExitStack, suppress
@@ -15,6 +14,7 @@ from anyio.abc import TaskGroup
 
 from tuunel import control
 from tuunel.address import HostPort
+from tuunel.descriptors import raise_limit
 from tuunel.errors import StateError
 from tuunel.events import Alarm, Emit, Notice, Ready
 from tuunel.links import PLACEHOLDER_HOST
@@ -66,7 +66,7 @@ class RelayServer:
 
     async def run(self) -> None:
         """Serve until `stop` and the end of the last tunnel, or until cancelled. At start: StateError, ListenError."""
-        _raise_file_limit()
+        raise_limit()
         self._home.ensure()
         store = await Store.open(self._home.relay_dir / "devices.db", time.time)
         pipes = PipePool()
@@ -191,10 +191,3 @@ def _global_address() -> str | None:
             if ip_address(address).is_global:
                 return address
     return None
-
-
-def _raise_file_limit() -> None:
-    """Allow this process as many open files as it may have: two a tunnel, one for every connection that waits."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS says "no limit" and means another one
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,11 @@
+"""How many files and sockets this process may have open at once."""
+
+import resource
+from contextlib import suppress
+
+
+def raise_limit() -> None:
+    """Allow this process as many open files as it may have: a tunnel takes two at each party, and whatever waits takes one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS says "no limit" and means another one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
