@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from tuunel import netcat
+from tuunel.__main__ import main
 from tuunel.address import HostPort
 from tuunel.errors import ANSWERS, Failure, Reason, Speaker, UsageError
 from tuunel.frontdoor import CONNECTION_HEADER
-from tuunel.netcat import main, parse_arguments
+from tuunel.netcat import parse_arguments
 
 Serve = Callable[[socket.socket], None]
 DEADLINE = 20
@@ -234,9 +235,10 @@ def test_what_a_relay_or_agent_says_cannot_touch_the_terminal(capsys: pytest.Cap
         raise Failure(Reason.CONNECTION_REFUSED, Speaker.AGENT, "\x1b]0;owned\x07\x1b[2J\r\ntuunel nc: all is well\u202e")
 
     monkeypatch.setattr(netcat, "run", fail)
-    assert main(["home.tuunel", "22"]) == ANSWERS[Reason.CONNECTION_REFUSED].exit
+    monkeypatch.setattr(sys, "argv", ["tuunel", "nc", "home.tuunel", "22"])
+    assert main() == ANSWERS[Reason.CONNECTION_REFUSED].exit
     told = capsys.readouterr().err
-    assert "agent: the target refused the connection" in told
+    assert "the agent says CONNECTION_REFUSED: the target refused the connection" in told
     assert len(told.splitlines()) == 2  # what happened, what to do
     assert all(line.isprintable() for line in told.splitlines())
 
@@ -247,5 +249,6 @@ def test_names_that_are_not_plain_never_end_in_a_traceback(
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="tuu", dir="/tmp") as path:
         monkeypatch.setenv("TUUNEL_HOME", path)
-        assert main([host, "22"]) in {2, ANSWERS[Reason.UNKNOWN_NAME].exit, ANSWERS[Reason.NOT_PAIRED].exit}
-    assert "tuunel nc:" in capsys.readouterr().err
+        monkeypatch.setattr(sys, "argv", ["tuunel", "nc", host, "22"])
+        assert main() in {2, ANSWERS[Reason.UNKNOWN_NAME].exit, ANSWERS[Reason.NOT_PAIRED].exit}
+    assert capsys.readouterr().err.startswith("tuunel: ")

@@ -173,7 +173,7 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     ),
     Reason.TUNNEL_LOST: Answer(
         1, 502, "connection_terminated", 35,
-        "the tunnel was lost before the target was connected",
+        "the tunnel was lost",
         "try again; if it happens often, look at the relay and the agent",
     ),
     Reason.PROTOCOL: Answer(

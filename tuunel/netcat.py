@@ -14,8 +14,7 @@ from contextlib import suppress
 
 from tuunel.address import HostPort, parse_tuunel_name
 from tuunel.control import call
-from tuunel.errors import Failure, NotRunning, Reason, Speaker, TuunelError, UsageError
-from tuunel.events import printable
+from tuunel.errors import Failure, NotRunning, Reason, Speaker, UsageError
 from tuunel.frontdoor import CONNECTION_HEADER, parse_proxy_status
 from tuunel.settings import Home
 
@@ -27,27 +26,17 @@ Connects standard input and output to PORT of HOST, a .tuunel name or the bare n
   ssh -o ProxyCommand='tuunel nc %h %p' me@home.tuunel
 """
 _CHUNK = 256 * 1024  #: one pipe's or socket buffer's worth: larger reads gain nothing
-_MAX_MESSAGE = 500  #: characters of an error; what a relay or agent says is in it
 _MAX_RESPONSE_HEAD = 64 * 1024  #: what the front doors send is far smaller; more is not our proxy
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `tuunel nc` with the words behind `nc`; returns the exit code and has told the person on standard error."""
+    """Run `tuunel nc` with the words behind `nc`; returns the exit code. Raises what `run` raises, and UsageError."""
     if any(word in {"-h", "--help"} for word in arguments):
         sys.stdout.write(USAGE)
         return 0
     _open_standard_streams()
-    try:
-        target = parse_arguments(arguments)
-        return run(target.host, target.port)
-    except TuunelError as error:
-        speaker = f"{error.speaker}: " if isinstance(error, Failure) else ""
-        sys.stderr.write(f"tuunel nc: {speaker}{printable(str(error), _MAX_MESSAGE)}\n")
-        if error.advice:
-            sys.stderr.write(f"  {error.advice}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    target = parse_arguments(arguments)
+    return run(target.host, target.port)
 
 
 def _open_standard_streams() -> None:

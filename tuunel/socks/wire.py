@@ -100,6 +100,8 @@ def read_password(data: bytes) -> tuple[tuple[bytes, bytes], int] | None:
 def read_socks5_request(data: bytes) -> tuple[Socks5Request, int] | None:
     """Read a SOCKS5 request. UnknownAddressType for an address form that RFC 1928 does not have."""
     _check_version(data, VERSION_5)
+    if len(data) >= 4 and data[3] not in set(AddressType):  # told at once: such a client may send nothing more
+        raise UnknownAddressType(f"address type {data[3]:#04x} is not known")
     if len(data) < 5:
         return None
     match data[3]:
@@ -107,10 +109,8 @@ def read_socks5_request(data: bytes) -> tuple[Socks5Request, int] | None:
             start, size = 4, 4
         case AddressType.IPV6:
             start, size = 4, 16
-        case AddressType.NAME:
+        case _:
             start, size = 5, data[4]
-        case unknown:
-            raise UnknownAddressType(f"address type {unknown:#04x} is not known")
     end = start + size
     if len(data) < end + 2:
         return None
