@@ -132,6 +132,26 @@ class TestConnecting:
         assert sorted(sock.fileno() == -1 for sock in connected) == [False, True]
         stream.close()
 
+    @pytest.mark.parametrize("zone", [".lab", "no-such-one", "0.evil.example", "4294967296", "9" * 30])
+    async def test_a_zone_is_never_taken_for_a_name(self, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[tuple[str, int]] = []
+
+        class Noting(socket.socket):
+            def connect(self, address: tuple[str, int]) -> None:  # type: ignore[override]
+                asked.append(address)  # `connect` looks up by itself what is no plain address
+                raise OSError(errno.ECONNREFUSED, "refused")
+
+        monkeypatch.setattr(socket, "socket", Noting)
+        with pytest.raises(Failure):
+            await dial(HostPort(f"::1%{zone}", 80), allow=everything)
+        assert not asked
+
+    async def test_a_zone_of_this_machine_goes_as_its_number(self, listener6: socket.socket) -> None:
+        name = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        for zone in (name, str(socket.if_nametoindex(name))):
+            stream = await dial(HostPort(f"::1%{zone}", port_of(listener6)), allow=everything)
+            stream.close()
+
     async def test_a_connection_with_itself_is_a_refusal(self, refusing_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """On loopback the kernel may give a connecting socket the very port that it connects to."""
 

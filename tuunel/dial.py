@@ -176,7 +176,7 @@ async def _connect(address: Address, port: int) -> socket.socket:
     try:
         sock.settimeout(0)
         try:
-            sock.connect((str(address), port))
+            sock.connect(_socket_address(address, port))
         except BlockingIOError:
             await anyio.wait_writable(sock)
             if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -188,6 +188,21 @@ async def _connect(address: Address, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _socket_address(address: Address, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """`address` in numbers alone: `connect` looks up what is no plain address, and an address with any zone behind it is none."""
+    if isinstance(address, IPv4Address) or address.scope_id is None:
+        return str(address), port
+    return str(IPv6Address(int(address))), port, 0, _zone_number(address.scope_id)
+
+
+def _zone_number(zone: str) -> int:
+    if not (zone.isascii() and zone.isdecimal()):
+        return socket.if_nametoindex(zone)
+    if len(zone) > 10 or int(zone) >= 1 << 32:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    return int(zone)
 
 
 def _failure(errors: Sequence[OSError], speaker: Speaker) -> Failure:
