@@ -10,7 +10,7 @@ from tests.world import PATIENCE, Trio, World, echo, pool_of, trio, until, world
 from tuunel import reverse as module
 from tuunel.address import HostPort
 from tuunel.e2e.wire import Command, Target
-from tuunel.errors import Failure, Reason, Speaker, StateError
+from tuunel.errors import Failure, PeerMismatch, Reason, Speaker, StateError
 from tuunel.events import Alarm, ConnectionClosed, ConnectionOpened, DeviceSeen
 from tuunel.rawstream import RawStream, receive_chunk, send_bytes
 from tuunel.relay.wire import Open, PairedForward
@@ -138,6 +138,23 @@ async def test_a_fault_of_ours_ends_one_tunnel_and_not_the_agent(monkeypatch: py
         assert failure.reason is Reason.TUNNEL_LOST
         assert [event for event in roles.agent.seen(Alarm) if "can't start new thread" in event.text]
         await alive(made, roles)
+
+
+async def test_alarms_that_a_client_can_cause_at_will_are_told_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (_, roles):
+
+        async def mismatch(stream: RawStream, *_: object, **__: object) -> None:
+            stream.reset()
+            raise PeerMismatch("not the one that the relay named")
+
+        monkeypatch.setattr(module, "respond", mismatch)
+        monkeypatch.setattr(module, "ALARM_INTERVAL", 3600)
+        for _ in range(3):
+            assert (await refused(roles, HostPort("", 80))).reason is Reason.TUNNEL_LOST
+        assert len(roles.agent.seen(Alarm)) == 1
+        monkeypatch.setattr(module, "ALARM_INTERVAL", 0)
+        await refused(roles, HostPort("", 80))
+        assert len(roles.agent.seen(Alarm)) > 1
 
 
 async def test_a_damaged_book_lets_nobody_in_and_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

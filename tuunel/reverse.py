@@ -31,6 +31,7 @@ from tuunel.relay.wire import PairedAgent
 from tuunel.tunnel import Tunnel
 
 MAX_PER_CLIENT = 1024  #: tunnels of one client at a time, standbys included: one client must not take all of the agent's descriptors
+ALARM_INTERVAL = 1.0  #: seconds between two alarms that clients can cause at will: their flood must not fill a log
 MAX_ARRIVING = 256  #: connections of one client, by the relay's word, that have not shaken hands yet: more than a burst of a real one
 
 
@@ -63,6 +64,7 @@ class ReverseTunnels:
         self._expiries: dict[Tunnel, int] = {}  # of the grants that connections were opened under
         self._idle: set[Tunnel] = set()
         self._draining = False
+        self._alarmed = float("-inf")
         self._ledger = Ledger(emit)
 
     async def serve(self, stream: RawStream, first: bytes, paired: PairedAgent, secrets: OfferSecrets) -> None:
@@ -71,13 +73,13 @@ class ReverseTunnels:
             await self._serve(stream, first, paired, secrets)
         except Exception as error:  # a fault of ours ends one tunnel and not the agent
             stream.reset()
-            self._emit(Alarm(f"a tunnel ended by a fault inside tuunel, please report it: {error!r}"))
+            self._alarm(f"a tunnel ended by a fault inside tuunel, please report it: {error!r}")
 
     async def _serve(self, stream: RawStream, first: bytes, paired: PairedAgent, secrets: OfferSecrets) -> None:
         try:
             tunnel, received = await self._respond(stream, first, paired, secrets)
         except PeerMismatch as mismatch:
-            self._emit(Alarm(str(mismatch)))
+            self._alarm(str(mismatch))
             return
         except (TuunelError, OSError, TimeoutError, anyio.IncompleteRead, anyio.ClosedResourceError):
             return  # nobody to tell: the peer proved nothing, was refused, or is gone
@@ -92,6 +94,12 @@ class ReverseTunnels:
             tunnel.reset()
             del self._clients[tunnel]
             self._expiries.pop(tunnel, None)
+
+    def _alarm(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._alarmed >= ALARM_INTERVAL:
+            self._alarmed = now
+            self._emit(Alarm(text))
 
     async def _respond(self, stream: RawStream, first: bytes, paired: PairedAgent, secrets: OfferSecrets) -> tuple[Tunnel, InitReceived]:
         client = paired.public_key
