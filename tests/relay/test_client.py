@@ -1,6 +1,7 @@
 """A device's connection to a relay: both proven, what goes wrong told by its reason, nothing left open."""
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -15,7 +16,7 @@ from tuunel.listen import address_of, open_listeners
 from tuunel.relay import client as module
 from tuunel.relay.client import HopConnection, connect
 from tuunel.relay.handshake import Register
-from tuunel.relay.wire import Params, Ping, Pong, Purpose, Role
+from tuunel.relay.wire import HopError, Params, Ping, Pong, Purpose, Role, encode_message
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +120,20 @@ async def test_a_connection_that_ends_or_breaks_or_is_closed_here_is_told_as_los
                 with pytest.raises(Failure):
                     await connection.send(Ping(NONCE))
             connection.close()
+
+
+@pytest.mark.parametrize("last", [encode_message(HopError(Reason.SHUTDOWN, 1, "")), b"nonsense"], ids=["an error", "a breach"])
+async def test_what_is_sent_behind_the_relays_last_word_is_told_as_lost(last: bytes) -> None:
+    async with scripted_relay() as (relay, _):
+        connection = await dial(relay.known)
+        link = await relay.next(Purpose.CONTROL)
+        await link.stream.send_all(link.channel._sealer.seal(last))
+        with suppress(Failure):
+            assert isinstance(await connection.receive(), HopError)
+        with pytest.raises(Failure) as caught:
+            await connection.send(Ping(NONCE))
+        assert caught.value.reason is Reason.RELAY_UNREACHABLE
+        connection.close()
 
 
 async def test_garbage_behind_the_handshake_is_a_protocol_error() -> None:

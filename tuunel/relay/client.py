@@ -17,7 +17,7 @@ from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
 from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
 from tuunel.relay.handshake import DeviceHandshake, Register, Welcomed
-from tuunel.relay.protocol import HopChannel
+from tuunel.relay.protocol import HopChannel, State
 from tuunel.relay.wire import Message, Params, Purpose, Welcome
 
 CONNECT_TIMEOUT = 10.0  #: seconds for TCP and the hop handshake together: three round trips fit on any usable link
@@ -38,6 +38,8 @@ class HopConnection:
     async def send(self, *messages: Message) -> None:
         """Send `messages` in one write. Raises Failure RELAY_UNREACHABLE when the connection is gone, or its key used up."""
         async with self._sending:
+            if self._channel.state is State.CLOSED:  # the relay has said its last word, which another task reads
+                raise _lost()
             if len(messages) > self._channel.records_left:
                 raise Failure(Reason.RELAY_UNREACHABLE, detail="the connection's key is used up")
             data = b"".join(self._channel.send(message) for message in messages)
