@@ -1,6 +1,7 @@
 """The demo: the whole system in one process, seen through every front door, and gone without a trace."""
 
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -88,3 +89,9 @@ def test_the_page_shows_a_request_as_text() -> None:
 def test_every_line_that_says_what_to_open_names_the_site() -> None:
     lines = what_to_open(replace(nothing_there(), site=HostPort("home.tuunel", 8123)))
     assert all("8123" in line for line in lines[:-1])
+
+
+def test_the_line_for_nc_works_without_tuunel_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    (line,) = (line for line in what_to_open(nothing_there()) if line.startswith("nc:"))
+    assert f" {sys.executable} -m tuunel nc home " in line

@@ -7,6 +7,8 @@ import html
 import math
 import os
 import secrets
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -95,11 +97,12 @@ class Demo:
 def what_to_open(system: System) -> list[str]:
     """Lines that tell a person how to see the demo work."""
     url = f"http://{system.site}/"
+    program = "tuunel" if shutil.which("tuunel") else f"{shlex.quote(sys.executable)} -m tuunel"
     return [
         f"a sample site waits behind the agent, at {url}",
         f"curl:     curl --proxy socks5h://{system.proxy} {url}",
         f"browser:  chromium --user-data-dir={system.laptop / 'chromium'} --proxy-server=socks5://{system.proxy} {url}",
-        f"nc:       printf 'GET / HTTP/1.0\\r\\n\\r\\n' | {VARIABLE}={system.laptop} tuunel nc {NAME} {system.site.port}",
+        f"nc:       printf 'GET / HTTP/1.0\\r\\n\\r\\n' | {VARIABLE}={system.laptop} {program} nc {NAME} {system.site.port}",
         "Ctrl-C ends it and removes everything",
     ]
 

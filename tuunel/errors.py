@@ -193,12 +193,12 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     ),
     Reason.DEVICE_UNKNOWN: Answer(
         1, 503, "proxy_internal_error", 39,
-        "the relay does not know this machine",
-        "enrol again: ask for a new link or invite",
+        "the relay does not know this machine, or no longer does",
+        "its access may have been revoked; to enrol again, ask for a new link or invite",
     ),
     Reason.ENROLMENT_REQUIRED: Answer(
         1, 503, "proxy_internal_error", 40,
-        "the relay enrols nobody without a valid, unused link",
+        "the relay enrols nobody without a link or invite that is valid and unused",
         "ask for a new link ('tuunel relay link') or invite ('tuunel invite')",
     ),
     Reason.DEVICE_BANNED: Answer(

@@ -141,7 +141,7 @@ def test_relay_revoke(asked: Any) -> None:
 
 def test_invite(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:
     questions, reply = asked
-    reply.update(invite=str(INVITE), expires=86400)
+    reply.update(invite=str(INVITE), expires=86400, targets=["*"], access=None)
     assert app.main(["invite"]) == 0
     assert app.main(["invite", "--target", "*", "--target", "10.0.0.1:22", "--for", "8h", "--uses", "2", "--name", "bob", "--json"]) == 0
     assert questions == [
@@ -154,6 +154,15 @@ def test_invite(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["invite", "--for", ""]) == UsageError.exit_code
 
 
+@pytest.mark.parametrize(("access", "lasting"), [(None, "until revoked"), (28800, "for 8h"), (90, "for 90s"), (86400, "for 1d")])
+def test_an_invite_says_what_it_opens_and_for_how_long(
+    asked: Any, capsys: pytest.CaptureFixture[str], access: int | None, lasting: str
+) -> None:
+    asked[1].update(invite=str(INVITE), expires=86400, targets=["10.0.0.1:22", "*.lab:443"], access=access)
+    assert app.main(["invite"]) == 0
+    assert capsys.readouterr().err.startswith(f"opens 10.0.0.1:22 *.lab:443 {lasting}\nto be used until 1970-01-02")
+
+
 def test_clients(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:
     _, reply = asked
     reply["clients"] = [{"name": "bob", "device_id": "bbb", "targets": ["*", "10.0.0.1:22"], "created": 1, "expires": None}]
@@ -161,7 +170,7 @@ def test_clients(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["clients"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "CLIENT  DEVICE  TARGETS        UNTIL",
-        "bob     bbb     * 10.0.0.1:22  revoked",
+        "bob     bbb     * 10.0.0.1:22  no limit",
         "OPEN INVITE  FOR  USES  UNTIL",
         "0011         eve  1     1970-01-02 00:00 UTC",
     ]
@@ -172,7 +181,7 @@ def test_revoke(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:
     reply.update(revoked="bob", cut=1)
     assert app.main(["revoke", "bob"]) == 0
     assert questions == [("agent", "revoke", {"who": "bob"})]
-    assert capsys.readouterr() == ("", "revoked bob; 1 live tunnels cut\n")
+    assert capsys.readouterr() == ("", "revoked bob; 1 live tunnel cut\n")
 
 
 def test_pair(monkeypatch: pytest.MonkeyPatch, home: Home, capsys: pytest.CaptureFixture[str]) -> None:

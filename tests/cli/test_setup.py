@@ -73,6 +73,17 @@ def test_without_a_proxy_there_is_no_pac_script(capsys: pytest.CaptureFixture[st
     assert "tuunel proxy" in capsys.readouterr().err
 
 
+def test_the_written_pac_script_comes_with_the_address_that_every_browser_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tuunel.cli.setup.pac_script", lambda: "var proxy;\n")
+    monkeypatch.setattr("tuunel.cli.setup.ask_role", lambda *_: {"listen": ["127.0.0.1:4321", "[::1]:4321"]})
+    assert app.main(["setup", "pac", "--write"]) == 0
+    errors = capsys.readouterr().err
+    assert "http://127.0.0.1:4321/proxy.pac" in errors
+    assert (Home.find().root / "proxy.pac").as_uri() in errors
+
+
 def test_write_ssh_twice_changes_nothing_and_keeps_the_rest(home: Path) -> None:
     config = home / ".ssh" / "config"
     config.parent.mkdir()

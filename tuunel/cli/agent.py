@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tuunel.cli.arguments import DEFAULT_DRAIN, AsJson, AsJsonLines, Drain, seconds, typed
-from tuunel.cli.listing import table, when
+from tuunel.cli.listing import count, duration, table, when
 from tuunel.cli.nextsteps import after_invite
 from tuunel.cli.report import Document, answer, ask_role, put, say
 
@@ -70,8 +70,8 @@ def invite(
     """Make an invite with which another machine can pair with this one, while the agent runs."""
 
     def work() -> Document:
-        duration = seconds(access) if access is not None else None
-        return ask_role("agent", "invite", targets=checked(target or ["*"]), uses=uses, name=name or "", **{"for": duration})
+        lasting = seconds(access) if access is not None else None
+        return ask_role("agent", "invite", targets=checked(target or ["*"]), uses=uses, name=name or "", **{"for": lasting})
 
     answer(work, _show_invite, as_json=as_json)
 
@@ -87,7 +87,12 @@ def checked(patterns: Sequence[str]) -> list[str]:
 
 def _show_invite(document: Document) -> None:
     put(document["invite"])
-    say(f"to be used until {when(document['expires'])}", *after_invite(document["invite"]))
+    lasting = "until revoked" if document["access"] is None else f"for {duration(document['access'])}"
+    say(
+        f"opens {' '.join(document['targets'])} {lasting}",
+        f"to be used until {when(document['expires'])}",
+        *after_invite(document["invite"]),
+    )
 
 
 def clients(*, as_json: AsJson = False) -> None:
@@ -107,7 +112,7 @@ def _show_clients(document: Document) -> None:
 
 
 def _until(expires: int | None) -> str:
-    return when(expires) if expires else "revoked"
+    return when(expires) if expires else "no limit"
 
 
 def revoke(
@@ -120,4 +125,4 @@ def revoke(
 
 
 def _show_revoked(document: Document) -> None:
-    say(f"revoked {document['revoked']}; {document['cut']} live tunnels cut")
+    say(f"revoked {document['revoked']}; {count(document['cut'], 'live tunnel')} cut")

@@ -14,7 +14,7 @@ Drain = Annotated[float, typer.Option("--drain", metavar="SECONDS", min=0, help=
 
 DEFAULT_DRAIN = 2.0
 MAX_TYPED_LINK = 4096  # more than any link: what is longer is no link, and is not read to its end
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
 
 
@@ -23,7 +23,7 @@ def seconds(text: str) -> int:
     parsed = _DURATION.fullmatch(text.strip().lower())
     if parsed is None or int(parsed[1]) == 0:
         raise UsageError(f"{text!r} is not a duration", "write a number and a unit: 90s, 15m, 8h or 30d")
-    return int(parsed[1]) * _UNITS[parsed[2]]
+    return int(parsed[1]) * UNITS[parsed[2]]
 
 
 def typed(argument: str) -> str:

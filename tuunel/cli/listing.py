@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from tuunel.cli.arguments import UNITS
 from tuunel.events import printable
 
 GAP = "  "
@@ -18,3 +19,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def when(moment: int | None) -> str:
     """A time in unix seconds, in UTC; `never` for None and 0."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC") if moment else "never"
+
+
+def duration(seconds: int) -> str:
+    """A length of time as `--for` takes it, in the largest unit that divides it: `8h`."""
+    size, unit = next((size, unit) for unit, size in reversed(UNITS.items()) if seconds % size == 0)
+    return f"{seconds // size}{unit}"
+
+
+def count(number: int, thing: str) -> str:
+    """`1 tunnel`, `2 tunnels`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

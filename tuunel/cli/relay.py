@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tuunel.cli.arguments import DEFAULT_DRAIN, AsJson, AsJsonLines, Drain, seconds
-from tuunel.cli.listing import table, when
+from tuunel.cli.listing import count, table, when
 from tuunel.cli.nextsteps import after_link
 from tuunel.cli.report import Document, answer, ask_role, put, say
 
@@ -89,4 +89,4 @@ def revoke(
 
 
 def _show_revoked(document: Document) -> None:
-    say(f"banned {document['revoked']}; {document['cut']} connections closed")
+    say(f"banned {document['revoked']}; {count(document['cut'], 'connection')} closed")

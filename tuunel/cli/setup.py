@@ -60,7 +60,10 @@ def after_writing(client: Client, path: Path) -> list[str]:
         case Client.SSH:
             return ["next:   ssh NAME.tuunel"]
         case Client.PAC:
-            return [f"next: give the browser this automatic proxy configuration URL:   {path.as_uri()}"]
+            return [
+                f"next, in the browser's automatic proxy configuration:   http://{proxy_address()}/proxy.pac   while the proxy runs",
+                f"  or, in a browser that takes a file (Chromium does not):   {path.as_uri()}",
+            ]
         case Client.ENV:
             return [f"next:   . {shlex.quote(str(path))}"]
 
