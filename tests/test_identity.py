@@ -122,6 +122,13 @@ def test_dashes_stand_between_groups_or_nowhere(key):
             DeviceID.parse(bad)
 
 
+def test_an_id_that_was_not_copied_whole_is_told_so_in_either_spelling(key):
+    for text in (str(key.device_id), key.device_id.compact):
+        for bad, length in ((text[:-2], 38), (text + "a", 41)):
+            with pytest.raises(UsageError, match=f"{length} characters, not 40"):
+                DeviceID.parse(bad)
+
+
 def test_another_version_is_told_as_such(key):
     body = key.device_id.raw[:22]
     checksum = hashlib.sha256(b"tuunel/1 device id checksum\0" + body + b"\x02").digest()[:2]

@@ -63,13 +63,16 @@ class DeviceID:
         compact = text.strip().lower()
         if compact[GROUP :: GROUP + 1] == "-" * (COMPACT_LENGTH // GROUP - 1):
             compact = compact.replace("-", "")
-        wrong = sorted(set(compact) - BASE32)
+        wrong = sorted(set(compact) - BASE32 - {"-"})
         if wrong:
             raise UsageError(
                 f"this is no device ID: it cannot contain {wrong[0]!r}", "a device ID is made of a-z and 2-7, in groups of five"
             )
-        if len(compact) != COMPACT_LENGTH:
-            raise UsageError(f"this device ID has {len(compact)} characters, not {COMPACT_LENGTH}", "copy it again, whole")
+        length = len(compact.replace("-", ""))
+        if length != COMPACT_LENGTH:
+            raise UsageError(f"this device ID has {length} characters, not {COMPACT_LENGTH}", "copy it again, whole")
+        if "-" in compact:
+            raise UsageError("the dashes of this device ID do not stand between groups of five", "copy it again, whole")
         return cls(base64.b32decode(compact.upper()))
 
     @property
