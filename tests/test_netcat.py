@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -192,7 +193,7 @@ def test_streams_that_are_closed_at_the_start_never_meet_the_connection(closed: 
         assert heard == [b"" if "<&-" in closed else b"input"]
 
 
-def test_a_reader_that_leaves_ends_it() -> None:
+def test_a_reader_that_leaves_ends_it_without_a_word() -> None:
     def serve(client: socket.socket) -> None:
         client.sendall(ACCEPTED)
         while True:
@@ -200,11 +201,13 @@ def test_a_reader_that_leaves_ends_it() -> None:
 
     with proxy(serve) as (home, _):
         argv, env = command(home)
-        with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as nc:
+        with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as nc:
             assert nc.stdout
+            assert nc.stderr
             nc.stdout.read(1000)
             nc.stdout.close()
-            assert nc.wait(DEADLINE) != 0
+            assert nc.wait(DEADLINE) == -signal.SIGPIPE
+            assert nc.stderr.read() == b""
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ then needs nothing but the standard library (imports are most of its start-up ti
 
 import os
 import select
+import signal
 import socket
 import sys
 import threading
@@ -183,5 +184,11 @@ def _end_standard_output() -> None:
 
 def _write_out(data: bytes) -> None:
     view = memoryview(data)
-    while view:
-        view = view[os.write(1, view) :]
+    try:
+        while view:
+            view = view[os.write(1, view) :]
+    except BrokenPipeError:
+        # Whoever reads us has seen enough: end without a word, as every other program in a shell's pipe does. The kernel closes the
+        # connection, and the proxy passes that on as a reset.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
