@@ -1,6 +1,7 @@
 """Ask every interface for one destination, and read each answer back into the words of the failure table."""
 
 import concurrent.futures
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ class Verdict:
     """What one interface said, in the words of the failure table; `said` is all the text it gave to a person."""
 
     reason: Reason
-    speaker: Speaker | None
+    speaker: Speaker
     said: str
 
 
@@ -42,10 +43,11 @@ def ask_nc(machine: Machine, host: str, port: int) -> Verdict:
     done = machine.nc(host, port, deadline=60)
     said = done.stderr.decode()
     assert done.stdout == b""
-    reasons = [reason for reason, answer in ANSWERS.items() if answer.exit == done.returncode]
-    assert reasons, f"exit code {done.returncode} is no reason's: {said}"
-    speakers = [speaker for speaker in Speaker if f" {speaker}: " in said]
-    return Verdict(reasons[0], speakers[0] if speakers else None, said)
+    told = re.match(r"tuunel: (?:the (relay|agent) says )?([A-Z_]+): ", said)
+    assert told, f"nothing that names the reason: {said}"
+    speaker, reason = Speaker(told[1] or "local"), Reason(told[2])
+    assert done.returncode == ANSWERS[reason].exit
+    return Verdict(reason, speaker, said)
 
 
 def socks5_code(proxy: Proxy, host: str, port: int) -> int:
