@@ -57,7 +57,28 @@ class TestConnecting:
             assert stream.local == HostPort(*peer)
             await stream.send_all(b"hello")
             assert accepted.recv(10) == b"hello"
-        stream.close()
+            stream.close()
+            assert accepted.recv(10) == b""
+
+    async def test_an_attempt_given_up_when_it_has_connected_is_reset(
+        self, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connected = anyio.Event()
+
+        async def connect_and_wait(sock: socket.socket) -> None:
+            await wait_writable(sock)
+            connected.set()
+            await anyio.sleep_forever()
+
+        wait_writable = anyio.wait_writable
+        monkeypatch.setattr(anyio, "wait_writable", connect_and_wait)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: dial(HostPort("127.0.0.1", port_of(listener)), allow=everything))
+            await connected.wait()
+            tasks.cancel_scope.cancel()
+        accepted, _ = listener.accept()
+        with accepted, pytest.raises(ConnectionResetError):
+            accepted.recv(10)
 
     async def test_the_empty_host_is_this_machine_on_ipv4(self, listener: socket.socket) -> None:
         stream = await dial(HostPort("", port_of(listener)), allow=everything)

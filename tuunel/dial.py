@@ -15,7 +15,7 @@ import anyio
 
 from tuunel.address import HostPort
 from tuunel.errors import Failure, Reason, Speaker
-from tuunel.rawstream import RawStream
+from tuunel.rawstream import END_ON_CLOSE, RESET_ON_CLOSE, RawStream
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Allow: TypeAlias = Callable[[list[Address]], Sequence[Address]]
@@ -144,6 +144,7 @@ class _Race:
                     with anyio.move_on_after(ATTEMPT_DELAY):
                         await failed.wait()
             if self._winner is not None:
+                self._winner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, END_ON_CLOSE)
                 return RawStream(self._winner)
         except OSError as error:
             self._errors.append(error)
@@ -175,6 +176,8 @@ async def _connect(address: Address, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
     try:
         sock.settimeout(0)
+        # An attempt that is given up may have connected by then: its target must see a reset, not somebody who has said nothing and ended.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         try:
             sock.connect(_socket_address(address, port))
         except BlockingIOError:

@@ -24,6 +24,7 @@ KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 mi
     ("TCP_KEEPCNT", 4),
 )
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+END_ON_CLOSE: Final = struct.pack("ii", 0, 0)  # struct linger: off, which is the default
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
