@@ -3,13 +3,14 @@
 import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from tuunel.cli import app
-from tuunel.cli.setup import BEGIN, END, env_lines, ssh_block, write_block
+from tuunel.cli.setup import BEGIN, END, env_lines, ssh_block, write_block, write_file
 from tuunel.errors import NotRunning, StateError
 from tuunel.settings import Home
 
@@ -129,8 +130,9 @@ def test_a_half_block_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == f"{BEGIN}\nold\n"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@pytest.mark.parametrize("write", [write_block, write_file])
+def test_what_cannot_be_written_is_told(write: Callable[[Path, str], None], tmp_path: Path) -> None:
+    file = tmp_path / "no-directory"  # not even root can write below a file
+    file.write_text("")
     with pytest.raises(StateError):
-        write_block(tmp_path / "config", "new\n")
+        write(file / "config", "new\n")

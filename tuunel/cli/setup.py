@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -138,5 +139,6 @@ def write_file(path: Path, text: str) -> None:
         fresh.chmod(mode)
         fresh.replace(real)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
         raise StateError(f"{path} cannot be written: {error}") from error
