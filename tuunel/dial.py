@@ -8,12 +8,14 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, TypeAlias
 
 import anyio
 
 from tuunel.address import HostPort
+from tuunel.datagrams import DatagramSocket
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.rawstream import END_ON_CLOSE, RESET_ON_CLOSE, RawStream
 
@@ -22,6 +24,8 @@ Allow: TypeAlias = Callable[[list[Address]], Sequence[Address]]
 
 DIAL_TIMEOUT: Final = 10.0  # seconds for the lookup and all connection attempts together
 ATTEMPT_DELAY: Final = 0.25  # seconds before the next address is tried beside the last one: RFC 8305 section 5
+UNIX_RETRY: Final = 0.05  # seconds until a unix socket whose queue was full is tried again: the kernel does not tell when it has room
+STRANGERS: Final = 4096  # datagrams: more than a receive buffer holds
 MAX_LOOKUPS: Final = 256  # at a time, those that hang and were given up included: each holds a thread and a few descriptors
 LOCALHOST: Final[tuple[Address, ...]] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
@@ -66,6 +70,51 @@ async def dial(target: HostPort, *, allow: Allow, speaker: Speaker = Speaker.LOC
     raise Failure(Reason.CONNECT_TIMEOUT, speaker, f"{target} within {timeout:g} s")
 
 
+async def dial_datagram(
+    target: HostPort,
+    *,
+    allow: Allow,
+    speaker: Speaker = Speaker.LOCAL,
+    timeout: float = DIAL_TIMEOUT,  # noqa: ASYNC109
+) -> DatagramSocket:
+    """Connect a UDP socket to `target`, at the first of the addresses that `allow` returns to which there is a way; the caller owns it.
+
+    The kernel then gives it datagrams from that address and port only. Nothing is sent, so nobody has answered yet. Otherwise as `dial`;
+    port 0, which stands for no service, is refused.
+    """
+    if not target.port:
+        raise Failure(Reason.CONNECTION_REFUSED, speaker, "there is no service at port 0")
+    with anyio.move_on_after(timeout):
+        addresses = allow(await resolve(target.host, target.port, speaker=speaker))
+        if not addresses:
+            raise Failure(Reason.POLICY_DENIED, speaker)
+        errors = []
+        for address in addresses:
+            try:
+                return DatagramSocket(_connect_datagrams(address, target.port))
+            except OSError as error:
+                errors.append(error)
+        raise failure_of(errors, speaker)
+    raise Failure(Reason.CONNECT_TIMEOUT, speaker, f"{target} within {timeout:g} s")
+
+
+async def dial_unix(path: str, *, speaker: Speaker = Speaker.LOCAL, timeout: float = DIAL_TIMEOUT) -> RawStream:  # noqa: ASYNC109
+    """Connect to the unix stream socket at `path` on this machine; the caller owns the stream.
+
+    Failure in the name of `speaker`: CONNECTION_REFUSED with the system's own word, LIMIT, or CONNECT_TIMEOUT when its queue stays full.
+    """
+    with anyio.move_on_after(timeout):
+        while True:
+            try:
+                return RawStream(_connect_unix(path))
+            except BlockingIOError:
+                await anyio.sleep(UNIX_RETRY)
+            except OSError as error:
+                reason = _REASONS.get(error.errno or 0, Reason.CONNECTION_REFUSED)
+                raise Failure(reason, speaker, f"{path}: {error.strerror or error}") from error
+    raise Failure(Reason.CONNECT_TIMEOUT, speaker, f"{path} within {timeout:g} s")
+
+
 async def resolve(host: str, port: int, *, speaker: Speaker = Speaker.LOCAL) -> list[Address]:
     """Look up a host: its addresses, each once, in the resolver's order. An address is itself, "" is the localhost.
 
@@ -83,7 +132,7 @@ async def resolve(host: str, port: int, *, speaker: Speaker = Speaker.LOCAL) -> 
         detail = error.strerror if isinstance(error, socket.gaierror) and error.strerror else "not a valid name"
         raise Failure(Reason.NAME_NOT_RESOLVED, speaker, f"{host}: {detail}") from error
     except OSError as error:
-        raise _failure([error], speaker) from error
+        raise failure_of([error], speaker) from error
     return list(dict.fromkeys(found))
 
 
@@ -152,7 +201,7 @@ class _Race:
             self._close_winner()
             raise
         self._close_winner()
-        raise _failure(self._errors, speaker)
+        raise failure_of(self._errors, speaker)
 
     async def _attempt(self, address: Address, failed: anyio.Event, scope: anyio.CancelScope) -> None:
         try:
@@ -184,9 +233,44 @@ async def _connect(address: Address, port: int) -> socket.socket:
             await anyio.wait_writable(sock)
             if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(code, os.strerror(code)) from None
-        if sock.getsockname() == sock.getpeername():
-            # nobody listens there, and the kernel has picked the target's own port for this end: a connection with itself
-            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        _refuse_itself(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _refuse_itself(sock: socket.socket) -> None:
+    """Tell of a socket that is connected with itself: nobody is there, and the kernel has picked the target's own port for this end."""
+    if sock.getsockname() == sock.getpeername():
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
+def _connect_datagrams(address: Address, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    try:
+        sock.settimeout(0)
+        sock.connect(_socket_address(address, port))
+        _refuse_itself(sock)
+        _drop_strangers(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _drop_strangers(sock: socket.socket) -> None:
+    """Drop what came between the moment that `connect` bound the socket, open to anybody, and the one at which it was connected."""
+    with suppress(BlockingIOError):
+        for _ in range(STRANGERS):
+            sock.recv(1)
+
+
+def _connect_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(0)
+        sock.connect(path)
     except BaseException:
         sock.close()
         raise
@@ -208,7 +292,8 @@ def _zone_number(zone: str) -> int:
     return int(zone)
 
 
-def _failure(errors: Sequence[OSError], speaker: Speaker) -> Failure:
+def failure_of(errors: Sequence[OSError], speaker: Speaker) -> Failure:
+    """Say what one or more failed attempts to reach a target mean: of several reasons the one that tells most."""
     told = [(_REASONS.get(error.errno or 0, Reason.HOST_UNREACHABLE), error) for error in errors]
     reason, error = min(told, key=lambda pair: _TELLING.index(pair[0]))
     return Failure(reason, speaker, "" if error.errno in _REASONS else str(error.strerror or error))
