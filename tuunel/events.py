@@ -15,13 +15,17 @@ ConnectionState = Literal["connecting", "open", "standby", "closing"]
 
 
 class Traffic:
-    """Live byte counters of one connection as the app sees them: `up` left it, `down` reached it; `rtt` in seconds or None."""
+    """Live byte counters of one connection as the app sees them: `up` left it, `down` reached it; `rtt` in seconds or None.
 
-    __slots__ = ("down", "rtt", "up")
+    `lost` counts the datagrams of a UDP flow that were dropped at this end, either way.
+    """
+
+    __slots__ = ("down", "lost", "rtt", "up")
 
     def __init__(self) -> None:
         self.up = 0
         self.down = 0
+        self.lost = 0
         self.rtt: float | None = None
 
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Final
 
+import anyio
+
 from tuunel.errors import Failure
 from tuunel.events import ConnectionChanged, ConnectionClosed, ConnectionOpened, Emit, Traffic
 
@@ -49,6 +51,7 @@ class Ledger:
         self._numbers = count(1)
         self._open: set[int] = set()
         self._outcomes: OrderedDict[int, str] = OrderedDict()
+        self._waiting: dict[int, anyio.Event] = {}
 
     def __len__(self) -> int:
         """How many connections are not over."""
@@ -70,7 +73,14 @@ class Ledger:
         if len(self._outcomes) > REMEMBERED:
             self._outcomes.popitem(last=False)
         self.emit(ConnectionClosed(number, reason, detail))
+        if over := self._waiting.pop(number, None):
+            over.set()
 
     def outcome(self, number: int) -> str | None:
         """How a connection ended; None while it lives, or when it is unknown or long over."""
         return self._outcomes.get(number)
+
+    async def until_ended(self, number: int) -> None:
+        """Wait for the end of a connection that is open."""
+        if number in self._open:
+            await self._waiting.setdefault(number, anyio.Event()).wait()

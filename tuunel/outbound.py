@@ -3,7 +3,8 @@
 Source: docs/spec/front-doors.md section 6.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -75,6 +76,26 @@ class Dialer(Protocol):
 
     async def __call__(self, request: Request) -> Outbound:
         """Connect `request.target`."""
+
+
+class Datagrams(Protocol):
+    """Carries one client's datagrams to any number of targets, each target's as a flow of its own."""
+
+    def send(self, target: HostPort, payload: bytes, key: Hashable = None) -> None:
+        """Send one datagram without waiting; what cannot be sent is lost and counted.
+
+        `key` (default: the target) names the flow, and what the flow's target answers is delivered with it.
+        """
+
+
+class Associate(Protocol):
+    """Opens the way for one client's datagrams; leaving the context ends all its flows.
+
+    `door` and `local` are those of a `Request`. `deliver(key, payload)` is called with each answer, and must not wait.
+    """
+
+    def __call__(self, *, door: str, local: bool, deliver: Callable[[Hashable, bytes], object]) -> AbstractAsyncContextManager[Datagrams]:
+        """Make the context."""
 
 
 async def dial_for_client(dial: Dialer, request: Request, client: RawStream) -> tuple[Outbound, bytes]:

@@ -104,13 +104,15 @@ class TunnelPool:
             self._dials[relay.id] = DialPool(relay, self._identity, self._params, self._tasks, smallest=self._warm)
         return self._dials[relay.id]
 
-    async def connect(self, device: Device, target: HostPort, early: bytes = b"") -> tuple[Tunnel, HostPort]:
+    async def connect(
+        self, device: Device, target: HostPort, early: bytes = b"", command: Command = Command.TCP
+    ) -> tuple[Tunnel, HostPort]:
         """A tunnel to `device` whose agent has connected `target`, and the address that the agent's socket there is bound to.
 
-        `early` are app bytes that may travel with the request; they have been handed over when this returns. An attempt that carried
+        With the command UDP no target is asked for yet: the tunnel carries flows, each with its own. `early` are app bytes that may travel with the request; they have been handed over when this returns. An attempt that carried
         them is not repeated. The caller owns the tunnel and closes it. Raises Failure.
         """
-        request = Target(Command.TCP, target.host, target.port)
+        request = Target(command, target.host, target.port)
         request.encode()  # a host that no name can be costs no tunnel
         for attempt in range(1, ATTEMPTS + 1):
             standby = await self._take_standby(device.id)

@@ -6,7 +6,7 @@ Source: docs/spec/tunnel.md (opening, liveness), docs/spec/end-to-end.md (handsh
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, NoReturn, TypeVar
 
@@ -76,9 +76,10 @@ class Tunnel:
         if self._early:
             await anyio.lowlevel.checkpoint()
         else:
-            await self._wait_for_records()
+            await self.wait_for_records()
 
-    async def _wait_for_records(self) -> None:
+    async def wait_for_records(self) -> None:
+        """Wait until `take` or `read_into` is worth a try; what is queued for the peer is sent first. Always yields to other tasks."""
         await self.flush()
         if self._more or self._opener.fin_received:
             await anyio.lowlevel.checkpoint()
@@ -98,7 +99,7 @@ class Tunnel:
             return n
         if self._opener.fin_received:
             return 0
-        record = self._take(buffer, RecordType.DATA, RecordType.FIN)
+        record = self._take_into(buffer, RecordType.DATA, RecordType.FIN)
         if record is None:
             return None
         return record[1] if record[0] is RecordType.DATA else 0
@@ -146,7 +147,7 @@ class Tunnel:
             return self.stream.broken()
         try:
             with self._borrowed() as buffer:
-                self._take(buffer)
+                self._take_into(buffer)
         except (OSError, anyio.ClosedResourceError):
             return True
         return False
@@ -208,9 +209,9 @@ class Tunnel:
         So a forward proxy that gives up is noticed, and its PING is answered. Nothing more is read once EARLY_LIMIT bytes are held.
         """
         while len(self._early) < EARLY_LIMIT and not self._opener.fin_received:
-            await self._wait_for_records()
+            await self.wait_for_records()
             with self._borrowed() as buffer:
-                record = self._take(buffer, RecordType.DATA, RecordType.FIN)
+                record = self._take_into(buffer, RecordType.DATA, RecordType.FIN)
                 if record is not None and record[0] is RecordType.DATA:
                     self._early += buffer[1 : 1 + record[1]]
         await anyio.sleep_forever()
@@ -221,11 +222,15 @@ class Tunnel:
 
     async def _receive(self, *wanted: RecordType) -> tuple[RecordType, bytes]:
         while True:
-            await self._wait_for_records()
-            with self._borrowed() as buffer:
-                record = self._take(buffer, *wanted)
-                if record is not None:
-                    return record[0], bytes(buffer[1 : 1 + record[1]])
+            await self.wait_for_records()
+            if (record := self.take(*wanted)) is not None:
+                return record
+
+    def take(self, *wanted: RecordType) -> tuple[RecordType, bytes] | None:
+        """The next record of a wanted type that is here, and its body; None when there is none. Any other is dealt with. Raises TunnelCut."""
+        with self._borrowed() as buffer:
+            record = self._take_into(buffer, *wanted)
+            return None if record is None else (record[0], bytes(buffer[1 : 1 + record[1]]))
 
     @contextmanager
     def _borrowed(self) -> Iterator[memoryview]:
@@ -280,9 +285,14 @@ class Tunnel:
     # records
 
     async def _send(self, kind: RecordType, body: bytes) -> None:
+        await self.send_records([(kind, body)])
+
+    async def send_records(self, records: Iterable[tuple[RecordType, bytes]]) -> None:
+        """Seal small records, in order, and send them in one write. Raises as `write_from`."""
         async with self._sending:
             self._check_sendable()
-            await self._transmit(self._sealer.seal(kind, body))
+            await self._renew_key()
+            await self._transmit(b"".join(self._sealer.seal(kind, body) for kind, body in records))
             await self._send_queue()
 
     async def _send_queue(self) -> None:
@@ -303,7 +313,7 @@ class Tunnel:
         self._written = time.monotonic()
         return whole
 
-    def _take(self, buffer: memoryview, *wanted: RecordType) -> tuple[RecordType, int] | None:
+    def _take_into(self, buffer: memoryview, *wanted: RecordType) -> tuple[RecordType, int] | None:
         """The next record of a wanted type that is here, as `RecordOpener.open_into`; those before it are dealt with, a burst at most."""
         for _ in range(_CONTROL_BURST):
             record = self._next_record(buffer)
