@@ -28,6 +28,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "grants",
         "devices",
         "routing",
+        "forwarding",
         "backoff",
     ),
     "protocols": (
@@ -48,6 +49,8 @@ RANKS: dict[str, tuple[str, ...]] = {
         "relay.handshake",
         "relay.registry",
         "e2e.wire",
+        "e2e.outbox",
+        "e2e.flows",
         "e2e.keyschedule",
         "e2e.records",
         "e2e.offer",
