@@ -109,7 +109,9 @@ class TunnelPool:
     ) -> tuple[Tunnel, HostPort]:
         """A tunnel to `device` whose agent has connected `target`, and the address that the agent's socket there is bound to.
 
-        With the command UDP no target is asked for yet: the tunnel carries flows, each with its own. `early` are app bytes that may travel with the request; they have been handed over when this returns. An attempt that carried
+        With the command UDP no target is asked for yet: the tunnel carries flows, each with its own.
+
+        `early` are app bytes that may travel with the request; they have been handed over when this returns. An attempt that carried
         them is not repeated. The caller owns the tunnel and closes it. Raises Failure.
         """
         request = Target(command, target.host, target.port)

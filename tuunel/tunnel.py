@@ -227,7 +227,7 @@ class Tunnel:
                 return record
 
     def take(self, *wanted: RecordType) -> tuple[RecordType, bytes] | None:
-        """The next record of a wanted type that is here, and its body; None when there is none. Any other is dealt with. Raises TunnelCut."""
+        """The next record of a wanted type that is here, and its body; None when there is none. Raises TunnelCut."""
         with self._borrowed() as buffer:
             record = self._take_into(buffer, *wanted)
             return None if record is None else (record[0], bytes(buffer[1 : 1 + record[1]]))
