@@ -1,14 +1,16 @@
 """A house with its own network: the agent lives in a network namespace, a LAN host in another one behind it.
 
-    here (test, relay, laptop)  10.213.77.1 -- 10.213.77.2  house (agent)  10.213.78.1 -- 10.213.78.2  LAN host
+    here (test, relay, laptop)  10.213.77.1 -- 10.213.77.2  house (agent)  10.213.78.1 -- 10.213.78.2  LAN host, 203.0.113.10
 
 Nothing but the agent can reach the LAN host. The house resolves names by its own hosts file, has no default route, and has
-one network that its router calls unreachable.
+one network that its router calls unreachable. The LAN host is also the house's public Internet: it answers at one address that
+is neither private nor on any interface of the house.
 """
 
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,13 @@ from tests.journeys.world import Agent, Machine, Proxy, Relay, World, world
 HERE, HOUSE, ROUTER, LAN_HOST = "10.213.77.1", "10.213.77.2", "10.213.78.1", "10.213.78.2"
 UNREACHABLE_HOST = "10.213.79.9"  # inside the network that has an `unreachable` route
 NO_ROUTE = "10.99.99.99"
-HOSTS = f"127.0.0.1 localhost\n::1 localhost\n{HERE} app.lab.example\n{LAN_HOST} printer printer.lan\n"
+PUBLIC_HOST, PUBLIC_NETWORK = "203.0.113.10", "203.0.113.0/24"  # RFC 5737: for documentation, so that nobody real is there
+HOSTS = f"127.0.0.1 localhost\n::1 localhost\n{HERE} app.lab.example\n{LAN_HOST} printer printer.lan\n{PUBLIC_HOST} www.public.example\n"
 
+ECHO_PORT = 7  #: where the LAN host answers each datagram with itself
 LAN_PAGE = b"the LAN host's page\n"
 _LAN_SERVER = """
-import http.server, sys
+import http.server, socket, sys, threading
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = b"the LAN host's page\\n"
@@ -35,10 +39,18 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
     def log_message(self, *args):
         pass
-server = http.server.ThreadingHTTPServer((sys.argv[1], 8080), Page)
+def echo(sock):
+    while True:
+        data, caller = sock.recvfrom(65535)
+        sock.sendto(data, caller)
+server = http.server.ThreadingHTTPServer(("", 8080), Page)
+for address in sys.argv[1:]:
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    sock.bind((address, ECHO_PORT))
+    threading.Thread(target=echo, args=(sock,), daemon=True).start()
 print("ready", flush=True)
 server.serve_forever()
-"""
+""".replace("ECHO_PORT", str(ECHO_PORT))
 
 
 @dataclass
@@ -50,6 +62,7 @@ class House:
     laptop: Machine
     proxy: Proxy
     walker: Machine
+    on_lan_host: tuple[str, ...]  #: put before a command line, it runs on the LAN host
 
 
 @contextlib.contextmanager
@@ -76,6 +89,8 @@ def _networks(ip: str) -> Iterator[tuple[str, str]]:
             f"-n {house} link set lan0 up",
             f"-n {lan} address add {LAN_HOST}/30 dev lan1",
             f"-n {lan} link set lan1 up",
+            f"-n {lan} address add {PUBLIC_HOST}/32 dev lan1",
+            f"-n {house} route add {PUBLIC_NETWORK} via {LAN_HOST}",
             f"-n {house} route add unreachable {UNREACHABLE_HOST}/32",
         ):
             run([ip, *command.split()], env)
@@ -87,14 +102,15 @@ def _networks(ip: str) -> Iterator[tuple[str, str]]:
 
 
 def _start(ip: str, made: World, house: str, lan: str) -> House:
-    server = made.watch(Running([ip, "netns", "exec", lan, "python3", "-c", _LAN_SERVER, LAN_HOST], clean_environment()))
+    on_lan_host = (ip, "netns", "exec", lan)
+    server = made.watch(Running([*on_lan_host, sys.executable, "-c", _LAN_SERVER, LAN_HOST, PUBLIC_HOST], clean_environment()))
     assert server.line() == "ready"
     relay = made.relay(host=HERE)
     agent = made.agent(relay.link, machine=made.machine((ip, "netns", "exec", house)))
     assert agent.invite
     laptop = made.laptop(agent.invite)
     proxy = made.proxy(laptop, "--route", "*.lab.example=home")
-    return House(relay, agent, laptop, proxy, made.laptop(agent.new_invite()))
+    return House(relay, agent, laptop, proxy, made.laptop(agent.new_invite()), on_lan_host)
 
 
 @contextlib.contextmanager

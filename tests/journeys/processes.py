@@ -41,7 +41,10 @@ def until(condition: Callable[[], T], what: str, deadline: float = DEADLINE, int
 
 
 class Running:
-    """A process of ours. Its stdout is read line by line as it comes, its stderr is kept for the report of a failure."""
+    """A process of ours. Its stdout is read line by line as it comes, its stderr is kept for the report of a failure.
+
+    As a context manager it ends with the block.
+    """
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None) -> None:
         self.argv = list(argv)
@@ -52,6 +55,12 @@ class Running:
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
 
     @property
     def pid(self) -> int:

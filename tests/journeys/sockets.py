@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-ESTABLISHED, TIME_WAIT = 0x01, 0x06
+ESTABLISHED, TIME_WAIT, LISTEN = 0x01, 0x06, 0x0A
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ def stuck(pid: int) -> set[int]:
     """The established sockets of the process in which bytes wait."""
     waiting = {row.inode for row in tcp_sockets() if row.state == ESTABLISHED and row.queued}
     return waiting & inodes_of(pid)
+
+
+def listens(port: int) -> bool:
+    """Whether something listens on this TCP port: asked without connecting, so that it does not notice."""
+    return any(row.local == port and row.state == LISTEN for row in tcp_sockets())
 
 
 def facing(remote: int) -> int:

@@ -1,4 +1,4 @@
-"""ssh, scp and git over `tuunel nc` as ProxyCommand, against a real sshd with throw-away keys."""
+"""ssh, scp, rsync and git over `tuunel nc` as ProxyCommand, against a real sshd with throw-away keys."""
 
 import getpass
 import hashlib
@@ -95,6 +95,17 @@ def test_scp_carries_200_mb_both_ways(sshd: Sshd, machine: Machine, tmp_path: Pa
     original.unlink()
     run([scp, "-q", *sshd.options(machine), f"{destination()}:{there}", str(back)], deadline=110)
     assert hashlib.sha256(back.read_bytes()).digest() == wanted
+
+
+def test_rsync_copies_a_tree(sshd: Sshd, machine: Machine, tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    (original / "below").mkdir(parents=True)
+    for name in ("one", "below/two"):
+        (original / name).write_bytes(os.urandom(1_000_000))
+    shell = shlex.join(["ssh", *sshd.options(machine)])
+    run([program("rsync"), "--archive", "-e", shell, f"{destination()}:{original}/", f"{copy}/"])
+    for name in ("one", "below/two"):
+        assert (copy / name).read_bytes() == (original / name).read_bytes()
 
 
 def test_git_clones_and_pushes(sshd: Sshd, machine: Machine, tmp_path: Path) -> None:
