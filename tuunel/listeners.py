@@ -1,48 +1,141 @@
 """Where the tuunel roles of one state directory listen: no guest may be let in there, for he would inherit this machine's own pairings.
 
-Source: docs/spec/policy.md (never allowed unless named).
+Each running role keeps one file in the run directory, and holds its lock for as long as it lives: a file that nobody holds was left by
+a crash. It is replaced whole, by one that is locked already, so a reader sees an old list or the new one, and never one without owner.
+Source: docs/spec/policy.md section 4 (tuunel's own ports).
 """
 
+import fcntl
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import os
+from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
 
 from tuunel.address import HostPort
-from tuunel.errors import UsageError
+from tuunel.errors import ListenError, StateError, UsageError
 from tuunel.policy import Address
 from tuunel.settings import Home
-from tuunel.statefile import damaged, read_private, write_private
+from tuunel.statefile import damaged, locked, read_private
 
-_SUFFIX = ".listen"
+SUFFIX: Final = ".listen"
 
 
-@contextmanager
-def announced(home: Home, role: str, addresses: Iterable[HostPort]) -> Iterator[None]:
-    """Make `addresses` known as this role's listeners. After a crash they stay known, and refused, until the role's next start."""
-    path = home.run_dir / (role + _SUFFIX)
-    write_private(path, json.dumps([str(address) for address in addresses]).encode())
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
+class Announcement:
+    """Tells the other roles of this home on which addresses `role` listens, TCP and UDP alike.
+
+    As a context manager it is in force from entering to leaving. Entering removes what crashed roles have left. ListenError when a
+    living process announces under the same role, StateError when the file cannot be written.
+    """
+
+    def __init__(self, home: Home, role: str) -> None:
+        self._path = home.run_dir / (role + SUFFIX)
+        self._addresses: list[HostPort] = []  # no set: TCP and UDP have the same port numbers
+        self._held: int | None = None  # the descriptor of the file in place
+
+    @property
+    def addresses(self) -> tuple[HostPort, ...]:
+        """What is announced now."""
+        return tuple(self._addresses)
+
+    def add(self, *addresses: HostPort) -> None:
+        """Announce addresses before anybody can use them; before entering they are only noted. StateError: none of them is announced."""
+        self._addresses += addresses
+        try:
+            self._renew()
+        except StateError:
+            self.remove(*addresses)
+            raise
+
+    def remove(self, *addresses: HostPort) -> None:
+        """Take back what `add` announced. Never fails: what cannot be written stays announced until the next change."""
+        for address in addresses:
+            self._addresses.remove(address)
+        with suppress(StateError):
+            self._renew()
+
+    def __enter__(self) -> Self:
+        with locked(self._path.parent / "listeners"):  # no other role may remove or replace what is looked at here
+            for path in self._path.parent.glob("*" + SUFFIX):
+                if _is_left_over(path):
+                    path.unlink(missing_ok=True)
+            if self._path.exists():
+                raise ListenError(f"already running: {self._path} belongs to another process", "stop it first, or use another TUUNEL_HOME")
+            self._publish()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)  # first: once the lock is gone, the path may belong to the next owner
+        self._release()
+
+    def _renew(self) -> None:
+        if self._held is not None:
+            self._publish()
+
+    def _publish(self) -> None:
+        new = self._path.with_name(self._path.name + ".new")
+        descriptor = -1
+        try:
+            descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            new.write_text(json.dumps([str(address) for address in self._addresses]), encoding="ascii")
+            new.replace(self._path)
+        except OSError as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+            raise StateError(
+                f"cannot write {self._path}: {error.strerror}", "check the directory's owner and modes, and the free space"
+            ) from error
+        self._release()
+        self._held = descriptor
+
+    def _release(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def known_listeners(home: Home) -> tuple[tuple[Address, int], ...]:
-    """Address and port of every listener of a tuunel role in this state directory."""
-    found: list[tuple[Address, int]] = []
-    for path in home.run_dir.glob("*" + _SUFFIX):
-        found += _read(path)
-    return tuple(found)
+    """Address and port of every listener of a living tuunel role in this state directory.
+
+    StateError when a living role's file cannot be read: nothing may then be taken for free.
+    """
+    found: tuple[tuple[Address, int], ...] = ()
+    for path in home.run_dir.glob("*" + SUFFIX):
+        content = None if _is_left_over(path) else read_private(path)
+        if content is not None:  # else its role has ended, just now or long ago
+            found += _parse(path, content)
+    return found
 
 
-def _read(path: Path) -> list[tuple[Address, int]]:
-    content = read_private(path)
-    if content is None:
-        return []  # its role has ended just now
+def _is_left_over(path: Path) -> bool:
+    """Whether no living role owns the file, or it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # whoever reads it is told why it cannot be
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), path.stat())  # another one there by now: its owner lives
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+@lru_cache(maxsize=64)
+def _parse(path: Path, content: bytes) -> tuple[tuple[Address, int], ...]:
+    """Read a file's content; the same content is asked for at every open of a tunnel, and may name hundreds of ports."""
     try:
         endpoints = [HostPort.parse(str(text)) for text in json.loads(content)]
-        return [(ip_address(endpoint.host), endpoint.port) for endpoint in endpoints]
+        return tuple((ip_address(endpoint.host.partition("%")[0]), endpoint.port) for endpoint in endpoints)
     except (ValueError, TypeError, UsageError) as error:
         raise damaged(path, str(error)) from error

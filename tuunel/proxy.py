@@ -25,7 +25,7 @@ from tuunel.frontdoor import Credentials, Request
 from tuunel.identity import IdentityKey
 from tuunel.ledger import Entry, Ledger
 from tuunel.listen import address_of, open_listeners, serve
-from tuunel.listeners import announced
+from tuunel.listeners import Announcement
 from tuunel.outbound import Outbound
 from tuunel.pac import write_pac
 from tuunel.pool import TunnelPool
@@ -63,6 +63,7 @@ class Proxy:
         self._buffers = BufferPool()
         self._ledger = Ledger(emit)
         self._tunnels = TunnelPool(self._identity, self._buffers, warm=WARM, emit=emit)
+        self._own_ports = Announcement(home, "proxy")
         known = Credentials(*credentials) if credentials else None
         self._doors = FrontDoors(self._dial, pac=self._pac, buffers=self._buffers, credentials=known)
         self._own_doors = FrontDoors(self._dial, pac=self._pac, buffers=self._buffers)  # on a 0600 socket: its user is known
@@ -75,11 +76,11 @@ class Proxy:
         """Serve. Raises ListenError when an address is taken or a proxy already runs here."""
         raise_limit()
         async with self._tunnels, anyio.create_task_group() as self._background:
-            async with anyio.create_task_group() as self._clients:
-                # First: it shows that no other proxy runs here, whose announcement ours would replace.
-                await self._background.start(self._serve_socket)
-                with self._listening:
-                    await self._serve_doors(self._clients)
+            with self._own_ports:  # as long as there are clients: their UDP associations listen too
+                async with anyio.create_task_group() as self._clients:
+                    await self._background.start(self._serve_socket)
+                    with self._listening:
+                        await self._serve_doors(self._clients)
             self._background.cancel_scope.cancel()
 
     def stop(self) -> None:
@@ -92,7 +93,8 @@ class Proxy:
             for listener in listeners:
                 closing.callback(listener.close)
             self._addresses = [address_of(listener) for listener in listeners]
-            closing.enter_context(announced(self._home, "proxy", self._addresses))
+            self._own_ports.add(*self._addresses)
+            closing.callback(self._own_ports.remove, *self._addresses)
             for relay in self._devices.relays():
                 if relay.enrolled:
                     self._be_present(relay)

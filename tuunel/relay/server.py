@@ -19,7 +19,7 @@ from tuunel.errors import StateError
 from tuunel.events import Alarm, Emit, Notice, Ready
 from tuunel.links import PLACEHOLDER_HOST
 from tuunel.listen import address_of, open_listeners, serve
-from tuunel.listeners import announced
+from tuunel.listeners import Announcement
 from tuunel.rawstream import RawStream
 from tuunel.relay.admin import Admin
 from tuunel.relay.attendance import Attendance
@@ -115,7 +115,8 @@ class RelayServer:
         async with anyio.create_task_group() as services:
             await services.start(control.serve, self._home.socket("relay"), admin.handlers)
             # Not before: now no other relay runs here, whose announcement ours would replace.
-            with announced(self._home, "relay", [address_of(listener) for listener in listeners]):
+            with Announcement(self._home, "relay") as own_ports:
+                own_ports.add(*(address_of(listener) for listener in listeners))
                 services.start_soon(self._renew_leaf, root)
                 services.start_soon(serve, listeners, self._serve_stream, connections)
                 link = str(await admin.make_link()) if await self._switchboard.store.is_empty() else None
