@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tuunel.errors import Failure, Reason, Speaker, UsageError
 from tuunel.policy import GUARDED as GUARDED_BY_CODE
-from tuunel.policy import MAX_PATTERN, Surroundings, allowed_addresses, parse_target_pattern
+from tuunel.policy import MAX_PATTERN, MAX_UNIX_PATH, Surroundings, allowed_addresses, allowed_unix, parse_target_pattern
 
 LAN = Surroundings(networks=tuple(map(ip_network, ("127.0.0.0/8", "192.168.7.0/24", "203.0.113.0/28", "2001:db8:7::/64", "fe80::/64"))))
 RELAY = (ip_address("198.51.100.9"), 7443)
@@ -315,7 +315,7 @@ def test_a_range_with_host_bits_is_answered_with_the_right_one():
     assert "192.168.1.0/24" in caught.value.advice
 
 
-@given(st.text(max_size=60))
+@given(st.text(max_size=60) | st.text(max_size=60).map("unix:/".__add__))
 def test_no_text_breaks_the_reader(text):
     try:
         pattern = parse_target_pattern(text)
@@ -324,7 +324,81 @@ def test_no_text_breaks_the_reader(text):
     assert parse_target_pattern(str(pattern)) == pattern
 
 
+# unix sockets
+
+
+def opens(patterns, path):
+    try:
+        allowed_unix(patterns, path)
+    except Failure as failure:
+        denial = (failure.reason, failure.speaker)
+    else:
+        return True
+    assert denial == (Reason.POLICY_DENIED, Speaker.AGENT)
+    return False
+
+
+def test_a_unix_socket_opens_to_the_pattern_that_names_it_and_to_no_other():
+    assert opens(["*", "unix:/run/docker.sock"], "/run/docker.sock")
+    everything = ["*", "internet", "localhost", "127.0.0.1", "0.0.0.0/0", "*.lab", "run", "unix:/run", "unix:/run/docker", "unix:/*"]
+    assert not opens(everything, "/run/docker.sock")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/run/Docker.sock", "/run//docker.sock", "/run/./docker.sock", "/var/../run/docker.sock", "run/docker.sock", "/run/docker.sock/", ""],
+)
+def test_only_the_very_path_is_the_one_that_is_named(path):
+    assert not opens(["unix:/run/docker.sock"], path)
+
+
+def test_a_unix_pattern_opens_no_address():
+    assert not permits(["unix:/127.0.0.1"], "127.0.0.1", host="/127.0.0.1")
+
+
+def test_a_path_keeps_its_case():
+    assert str(parse_target_pattern(" UNIX:/Run/X:80.sock ")) == "unix:/Run/X:80.sock"
+    assert opens(["unix:/Run/X"], "/Run/X")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "", "run/x", "@x", "/", "/run/", "//run", "/run//x", "/./x", "/run/..", "/../x", "/r un", "/r\u00fcn", "/a\0", "/a\tb",
+        "/" + MAX_UNIX_PATH * "x",
+    ],
+)  # fmt: skip
+def test_what_is_no_path_is_a_usage_error(path):
+    with pytest.raises(UsageError):
+        parse_target_pattern(f"unix:{path}")
+
+
+def test_the_longest_path_is_taken():
+    longest = "/" + (MAX_UNIX_PATH - 1) * "x"
+    assert opens([f"unix:{longest}"], longest)
+
+
 # the answer
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1", nat64("8.8.8.8"), "::ffff:8.8.8.8"])
+@pytest.mark.parametrize("patterns", [["*"], ["nas.lab", "*:22"]])
+def test_a_denial_of_a_public_address_says_that_the_star_is_not_the_internet(address, patterns):
+    with pytest.raises(Failure, match=r"'\*' does not include the Internet, a grant of 'internet' would"):
+        allowed_addresses(patterns, "x", 80, [ip_address(address)], LAN)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "address"), [(["nas.lab"], "8.8.8.8"), (["*:22"], "192.168.7.2"), (["internet:22"], "8.8.8.8"), (["*"], "169.254.1.1")]
+)
+def test_a_denial_for_another_reason_does_not_speak_of_the_internet(patterns, address):
+    with pytest.raises(Failure) as caught:
+        allowed_addresses(patterns, "x", 80, [ip_address(address)], LAN)
+    assert "Internet" not in caught.value.detail
+
+
+def test_port_0_is_nobodys():
+    assert not permits(["*", "127.0.0.1"], "127.0.0.1", port=0)
 
 
 def test_a_denial_names_the_targets_and_the_rule_and_stays_short():
@@ -333,6 +407,12 @@ def test_a_denial_names_the_targets_and_the_rule_and_stays_short():
     assert "8.8.8.8" not in caught.value.detail
     with pytest.raises(Failure, match=r"cloud metadata|link-local") as caught:
         allowed_addresses(["*"] * 100, "x", 80, [ip_address("169.254.169.254")], LAN)
+    assert len(caught.value.detail) <= 200
+    with pytest.raises(Failure, match="Internet") as caught:
+        allowed_addresses(["*"] * 100, "x", 80, [ip_address("8.8.8.8")], LAN)
+    assert len(caught.value.detail) <= 200
+    with pytest.raises(Failure, match="a unix socket only") as caught:
+        allowed_unix(["*"] * 100, "/x")
     assert len(caught.value.detail) <= 200
     with pytest.raises(Failure, match="grants nothing"):
         allowed_addresses([], "x", 80, [], LAN)

@@ -18,6 +18,8 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 MAX_PATTERN: Final = 512  # a name of 253 characters and 40 ports
+UNIX: Final = "unix:"
+MAX_UNIX_PATH: Final = 107  # what the kernel's address of a unix socket holds
 ALL_PORTS: Final = ((1, MAX_PORT),)
 MAX_DETAIL: Final = 120  # characters of a grant's targets that an answer repeats: it must fit an ERROR record
 
@@ -76,6 +78,7 @@ class Scope(Enum):
     NETWORK = auto()  #: addresses: matches what the name resolved to
     NAME = auto()  #: a name: matches what was asked for
     SUBDOMAINS = auto()  #: `*.name`: any name below
+    UNIX = auto()  #: `unix:/path`: one unix socket of this machine, and no address
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class TargetPattern:
     scope: Scope
     ports: tuple[tuple[int, int], ...]  #: ranges, both ends included
     networks: tuple[Network, ...] = ()
-    name: str = ""
+    name: str = ""  #: of the host, or the path of the unix socket
 
     def __str__(self) -> str:
         return self.text
@@ -100,16 +103,16 @@ class TargetPattern:
         if not self.covers_port(port):
             return False
         match self.scope:
-            case Scope.LOCAL:
-                return _is_local(address, around)
-            case Scope.INTERNET:
-                return not _is_local(address, around)
+            case Scope.LOCAL | Scope.INTERNET:
+                return _is_local(address, around) == (self.scope is Scope.LOCAL)
             case Scope.NETWORK:
                 return any(address in network for network in self.networks)
             case Scope.NAME:
                 return name == self.name
             case Scope.SUBDOMAINS:
                 return name.endswith(f".{self.name}")
+            case Scope.UNIX:
+                return False
 
     def names(self, guard: "_Guard", address: Address, port: int) -> bool:
         """Tell whether the pattern names this guarded address explicitly, not as a part of something larger."""
@@ -134,13 +137,21 @@ def parse_target_pattern(text: str) -> TargetPattern:
     """Read one target pattern: `*`, `internet`, a name, `*.name`, an address or a CIDR, then `:ports` or nothing for all ports.
 
     Ports are numbers and ranges with commas between: `22`, `80,443`, `1000-2000`. IPv6 with ports stands in brackets. `localhost`
-    stands for 127.0.0.1 and ::1. UsageError says what is wrong.
+    stands for 127.0.0.1 and ::1. `unix:/path` is a unix socket. UsageError says what is wrong.
     """
-    normal = text.strip().lower()
-    if len(normal) > MAX_PATTERN:
+    plain = text.strip()
+    if len(plain) > MAX_PATTERN:
         raise UsageError(f"a target pattern has at most {MAX_PATTERN} characters")
+    normal = plain.lower()
+    if normal.startswith(UNIX):
+        path = _read_path(plain[len(UNIX) :])
+        return TargetPattern(f"{UNIX}{path}", Scope.UNIX, (), name=path)
     where, ports_text = _split(normal)
     ports = ALL_PORTS if ports_text is None else _read_ports(ports_text, normal)
+    return _read_where(where, ports, normal)
+
+
+def _read_where(where: str, ports: tuple[tuple[int, int], ...], normal: str) -> TargetPattern:
     if where == "*":
         return TargetPattern(normal, Scope.LOCAL, ports)
     if where == "internet":
@@ -167,6 +178,13 @@ def allowed_addresses(patterns: Sequence[str], host: str, port: int, resolved: S
     if not allowed:
         raise Failure(Reason.POLICY_DENIED, Speaker.AGENT, _why(parsed, port, resolved, around))
     return allowed
+
+
+def allowed_unix(patterns: Sequence[str], path: str) -> None:
+    """Return when a pattern names exactly this path of a unix socket; no other pattern opens one. Failure as `allowed_addresses`."""
+    parsed = [parse_target_pattern(text) for text in patterns]
+    if not any(pattern.scope is Scope.UNIX and pattern.name == path for pattern in parsed):
+        raise Failure(Reason.POLICY_DENIED, Speaker.AGENT, f"{_covered(parsed)}; a unix socket only where a target names it")
 
 
 def _permits(patterns: Sequence[TargetPattern], name: str, address: Address, port: int, around: Surroundings) -> bool:
@@ -221,11 +239,20 @@ def _inside(inner: Network, outer: Network) -> bool:
 
 
 def _why(patterns: Sequence[TargetPattern], port: int, resolved: Sequence[Address], around: Surroundings) -> str:
-    kinds = [guard.kind for address in resolved for face in _faces(address) for guard in _guards(face, port, around)]
+    faces = [face for address in resolved for face in _faces(address)]
+    kinds = [guard.kind for face in faces for guard in _guards(face, port, around)]
+    if kinds:
+        return f"{_covered(patterns)}; {kinds[0]} only where a target names it"
+    if any(pattern.scope is Scope.LOCAL for pattern in patterns) and not all(_is_local(face, around) for face in faces):
+        return f"{_covered(patterns)}; '*' does not include the Internet, a grant of 'internet' would"
+    return _covered(patterns)
+
+
+def _covered(patterns: Sequence[TargetPattern]) -> str:
     covered = ", ".join(map(str, patterns)) or "nothing"
     if len(covered) > MAX_DETAIL:
         covered = f"{covered[:MAX_DETAIL]}..."
-    return f"it grants {covered}" + (f"; {kinds[0]} only where a target names it" if kinds else "")
+    return f"it grants {covered}"
 
 
 def _split(text: str) -> tuple[str, str | None]:
@@ -273,6 +300,15 @@ def _read_network(text: str) -> Network:
     return network
 
 
+def _read_path(text: str) -> str:
+    root, *parts = text.split("/")
+    if root or not parts or any(part in ("", ".", "..") for part in parts):
+        raise UsageError(f"{text!r} is no path of a unix socket", "write it from the root and without detours, as in unix:/run/docker.sock")
+    if len(text) > MAX_UNIX_PATH or not all("!" <= character <= "~" for character in text):
+        raise UsageError(f"the path of a unix socket has at most {MAX_UNIX_PATH} characters of ASCII, and no spaces")
+    return text
+
+
 def _read_name(text: str, whole: str) -> str:
     name = text.removesuffix(".")
     if len(name) > MAX_HOST or not _NAME.fullmatch(name) or _ENDS_IN_NUMBER.fullmatch(name):
@@ -282,5 +318,5 @@ def _read_name(text: str, whole: str) -> str:
 
 def _bad(text: str) -> UsageError:
     return UsageError(
-        f"{text!r} is no target pattern", "write *, internet, host:port, *.domain:443, or a range like 192.168.1.0/24:22,80-90"
+        f"{text!r} is no target pattern", "write *, internet, host:port, *.domain:443, a range like 192.168.1.0/24:22,80-90, or unix:/path"
     )
