@@ -9,7 +9,7 @@ ESTABLISHED, TIME_WAIT, LISTEN = 0x01, 0x06, 0x0A
 
 @dataclass(frozen=True)
 class Row:
-    """One TCP socket of this machine; `queued` bytes wait in it, unread or unsent."""
+    """One TCP or UDP socket of this machine; `queued` bytes wait in it, unread or unsent."""
 
     local: int
     remote: int
@@ -20,14 +20,28 @@ class Row:
 
 def tcp_sockets() -> list[Row]:
     """Every TCP socket of this network namespace."""
+    return _rows("/proc/net/tcp", "/proc/net/tcp6")
+
+
+def udp_sockets() -> list[Row]:
+    """Every UDP socket of this network namespace; those that are connected are `ESTABLISHED`."""
+    return _rows("/proc/net/udp", "/proc/net/udp6")
+
+
+def _rows(*tables: str) -> list[Row]:
     rows = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+    for table in tables:
         for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
             fields = line.split()
             queued = sum(int(part, 16) for part in fields[4].split(":"))
             local, remote = (int(fields[n].rpartition(":")[2], 16) for n in (1, 2))
             rows.append(Row(local, remote, int(fields[3], 16), queued, int(fields[9])))
     return rows
+
+
+def flows_to(port: int) -> int:
+    """How many UDP sockets are connected to this port."""
+    return sum(1 for row in udp_sockets() if row.remote == port and row.state == ESTABLISHED)
 
 
 def inodes_of(pid: int) -> set[int]:

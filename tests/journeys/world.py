@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +85,22 @@ class Proxy:
         return LOOPBACK, self.port
 
 
+@dataclass
+class Forwards:
+    """A running `tuunel forward`; `listens` are the places where it listens, in the order in which they were given."""
+
+    process: Running
+    listens: list[str]
+
+    @property
+    def ports(self) -> list[int]:
+        return [port_of(listen) for listen in self.listens]
+
+    @property
+    def port(self) -> int:
+        return self.ports[0]
+
+
 class World:
     """Makes machines and starts roles on them; everything ends with it, in reverse order."""
 
@@ -123,6 +139,10 @@ class World:
     def proxy(self, machine: Machine, *options: str, listen: str = f"{LOOPBACK}:0") -> Proxy:
         process = self.watch(machine.start("proxy", "--listen", listen, *options))
         return Proxy(process, port_of(process.ready()["listen"]))
+
+    def forward(self, machine: Machine, *forwards: str, options: Sequence[str] = ()) -> Forwards:
+        process = self.watch(machine.start("forward", *forwards, *options))
+        return Forwards(process, [each["listen"] for each in process.ready()["forwards"]])
 
     def close(self) -> None:
         self._ending.close()
