@@ -26,12 +26,13 @@ INVITE_PROOF: Final = 32
 PAD_BLOCK: Final = 256  #: messages whose length would tell the target's are padded to a multiple of this
 LABEL_CEILING: Final = 64  #: bytes; enough to recognise a machine by
 HOST_CEILING: Final = 255  #: bytes; the longest DNS name, and far above any address text
+UNIX_PATH_CEILING: Final = 107  #: bytes; what Linux takes as the path of a unix socket
 DETAIL_CEILING: Final = 200  #: bytes; one sentence for a person
 PARAMS_CEILING: Final = 512  #: bytes; many times what version 1 sends
 HANDSHAKE_CEILING: Final = 768  #: plaintext bytes of INIT or ACCEPT: every field and PARAMS_CEILING, rounded up to a block
 PADDED_CEILING: Final = 512  #: body bytes of a padded record: its fields with HOST_CEILING, rounded up to a block
 
-#: What an agent can say, and its byte in ACCEPT, ERROR and RESET. 0 is no reason.
+#: What an agent can say, and its byte in ACCEPT, ERROR, RESET and FLOW_CLOSE. 0 is no reason.
 REASON_CODES: Final[Mapping[Reason, int]] = MappingProxyType(
     {
         Reason.NOT_PAIRED: 0x01,
@@ -65,11 +66,11 @@ class RecordType(IntEnum):
     PING = 0x21
     PONG = 0x22
     PAD = 0x23
-    # Reserved for later versions: no version 1 end sends them, and each is refused as an unknown type is.
-    DATA_PADDED = 0x04
     DGRAM = 0x30
     FLOW_OPEN = 0x31
     FLOW_CLOSE = 0x32
+    # Reserved for later versions: no version 1 end sends them, and each is refused as an unknown type is.
+    DATA_PADDED = 0x04
     CONTROL = 0x40
 
 
@@ -88,7 +89,9 @@ class Phase(Enum):
     """Where one direction of a tunnel stands."""
 
     STANDBY = "standby"  #: nothing but housekeeping so far
-    OPEN = "open"  #: app bytes may flow
+    OPEN = "open"  #: app bytes or flows may come; the first record decides
+    STREAM = "stream"  #: app bytes flow
+    FLOWS = "flows"  #: flows are opened and closed, and carry datagrams
     FINISHED = "finished"  #: FIN has passed
     REFUSED = "refused"  #: ERROR has passed: no app bytes will ever flow
     ABORTED = "aborted"  #: RESET has passed
@@ -97,11 +100,16 @@ class Phase(Enum):
 _HOUSEKEEPING: Final = (RecordType.KEY_UPDATE, RecordType.PING, RecordType.PONG, RecordType.PAD)
 _Table = Mapping[tuple[Phase, RecordType], Phase]
 
+#: What says something about one flow: its body begins with the flow's number.
+FLOW_RECORDS: Final = (RecordType.FLOW_OPEN, RecordType.DGRAM, RecordType.FLOW_CLOSE)
 
-def _table(opening: Mapping[RecordType, Phase]) -> _Table:
+
+def _table(opening: Mapping[RecordType, Phase], first_of_flows: tuple[RecordType, ...]) -> _Table:
     table = {(Phase.STANDBY, kind): phase for kind, phase in opening.items()}
-    table[Phase.OPEN, RecordType.DATA] = Phase.OPEN
-    table[Phase.OPEN, RecordType.FIN] = Phase.FINISHED
+    table |= {(phase, RecordType.DATA): Phase.STREAM for phase in (Phase.OPEN, Phase.STREAM)}
+    table |= {(Phase.OPEN, kind): Phase.FLOWS for kind in first_of_flows}
+    table |= {(Phase.FLOWS, kind): Phase.FLOWS for kind in FLOW_RECORDS}
+    table |= {(phase, RecordType.FIN): Phase.FINISHED for phase in (Phase.OPEN, Phase.STREAM, Phase.FLOWS)}
     for phase in set(Phase) - {Phase.ABORTED}:
         table |= {(phase, kind): phase for kind in _HOUSEKEEPING}
         table[phase, RecordType.RESET] = Phase.ABORTED
@@ -111,13 +119,18 @@ def _table(opening: Mapping[RecordType, Phase]) -> _Table:
 #: The order of records, for both ends: what may come in each phase, and the phase behind it. Anything else is a breach.
 TRANSITIONS: Final[Mapping[Direction, _Table]] = MappingProxyType(
     {
-        Direction.FORWARD_TO_AGENT: _table({RecordType.CONNECT: Phase.OPEN}),
-        Direction.AGENT_TO_FORWARD: _table({RecordType.CONNECTED: Phase.OPEN, RecordType.ERROR: Phase.REFUSED}),
+        Direction.FORWARD_TO_AGENT: _table({RecordType.CONNECT: Phase.OPEN}, (RecordType.FLOW_OPEN,)),
+        Direction.AGENT_TO_FORWARD: _table(
+            {RecordType.CONNECTED: Phase.OPEN, RecordType.ERROR: Phase.REFUSED},
+            (RecordType.FLOW_OPEN, RecordType.FLOW_CLOSE),  # an agent may refuse the first flow
+        ),
     }
 )
 
 MAX_BODY: Final = 262144  #: above it a record costs more waiting and memory than it saves in CPU
 MAX_EARLY_BODY: Final = 16384  #: while the peer's identity is not proven, nothing above it is sent or accepted
+FLOW_NUMBER: Final = 2  #: bytes in front of every body of `FLOW_RECORDS`
+MAX_DATAGRAM: Final = 65507  #: payload bytes; the most that UDP over IPv4 carries
 
 #: Body lengths of a record: least, most, and what they are a multiple of.
 BODY_LENGTHS: Final[Mapping[RecordType, tuple[int, int, int]]] = MappingProxyType(
@@ -132,6 +145,9 @@ BODY_LENGTHS: Final[Mapping[RecordType, tuple[int, int, int]]] = MappingProxyTyp
         RecordType.PING: (PING_NONCE, PING_NONCE, 1),
         RecordType.PONG: (PING_NONCE, PING_NONCE, 1),
         RecordType.PAD: (0, MAX_BODY, 1),
+        RecordType.DGRAM: (FLOW_NUMBER, FLOW_NUMBER + MAX_DATAGRAM, 1),  # an empty datagram is one
+        RecordType.FLOW_OPEN: (PAD_BLOCK, PADDED_CEILING, PAD_BLOCK),
+        RecordType.FLOW_CLOSE: (PAD_BLOCK, PAD_BLOCK, PAD_BLOCK),
     }
 )
 
@@ -311,19 +327,43 @@ class Accept(Padded):
 
 
 class Command(IntEnum):
-    """What CONNECT asks for. A version 1 agent answers UDP with ERROR(UNSUPPORTED)."""
+    """What CONNECT asks for, and what `host` and `port` of its `Target` are."""
 
-    TCP = 1
-    UDP = 2
+    TCP = 1  #: a name or address text as seen from the agent, empty for the agent's own localhost; and its port
+    UDP = 2  #: no target, "" and 0: each flow names its own
+    UNIX = 3  #: the absolute path of a socket on the agent's machine, and 0
 
 
 @dataclass(frozen=True, slots=True)
 class Target(Padded):
-    """Body of CONNECT. `host` is a name or address text as seen from the agent; empty means the agent's own localhost."""
+    """Body of CONNECT. docs/spec/records.md section 2."""
 
     command: Annotated[Command, Enumeration(Command)]
     host: Annotated[str, HostField()]
     port: Annotated[int, U16]
+
+    def encode(self) -> bytes:
+        """The padded body; Failure(NAME_NOT_RESOLVED) for a host or path that none can be: it comes from a person or an app."""
+        if not _is_meant(self.command, self.host, self.port):
+            raise Failure(Reason.NAME_NOT_RESOLVED, detail=f"a {self.command.name} request cannot name {self.host!r}, port {self.port}")
+        return super(Target, self).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """See `Padded`; a UDP or UNIX request with anything but its form is refused too."""
+        target = super(Target, cls).decode(data)
+        if not _is_meant(target.command, target.host, target.port):
+            raise RemoteProtocolError(f"a {target.command.name} request has a wrong host or port")
+        return target
+
+
+def _is_meant(command: Command, host: str, port: int) -> bool:
+    match command:
+        case Command.UDP:
+            return not host and not port
+        case Command.UNIX:
+            return host.startswith("/") and len(host) <= UNIX_PATH_CEILING and not port
+    return True
 
 
 @dataclass(frozen=True, slots=True)
