@@ -38,6 +38,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "pac",
         "httpheaders",
         "httpproxy",
+        "hostguard",
         "relay.gate",
         "relay.fields",
         "relay.framing",
@@ -88,8 +89,11 @@ RANKS: dict[str, tuple[str, ...]] = {
         "establish",
         "liveness",
         "pool",
+        "deviceflows",
         "reverse",
         "outbound",
+        "association",
+        "reach",
         "httpexchange",
     ),
     "roles": ("doors", "relay.server", "agent", "proxy", "pairing", "netcat", "netcat_alone"),
@@ -134,7 +138,7 @@ FORBIDDEN: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
 RESERVED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("typer", ("cli.*",), "the roles must run without a command line"),
     ("rich", ("display",), "only one module draws; all others emit events"),
-    ("h11", ("httpproxy", "httpheaders", "httpexchange"), "three modules know HTTP's grammar"),
+    ("h11", ("httpproxy", "httpheaders", "httpexchange", "hostguard"), "four modules know HTTP's grammar"),
     ("sqlite3", ("relay.store",), "one module knows how the relay keeps its devices"),
 )
 

@@ -174,7 +174,7 @@ async def world() -> AsyncIterator[World]:
 def lent_by(role: Role) -> int:
     if isinstance(role, Agent):
         return role._tunnels._buffers.lent
-    return role._buffers.lent if isinstance(role, Proxy) else 0
+    return role._reach.buffers.lent if isinstance(role, Proxy) else 0
 
 
 @dataclass

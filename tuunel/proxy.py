@@ -3,8 +3,8 @@
 Source: docs/spec/front-doors.md, docs/spec/names.md.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final
 
@@ -13,32 +13,23 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from tuunel import control
 from tuunel.address import HostPort
-from tuunel.buffers import BufferPool
+from tuunel.association import Association
 from tuunel.descriptors import raise_limit
-from tuunel.devices import Devices, KnownRelay
-from tuunel.dial import dial
+from tuunel.dial import Allow, dial
 from tuunel.direct import direct_addresses
 from tuunel.doors import FrontDoors
 from tuunel.errors import Failure, Speaker
-from tuunel.events import Emit, Notice, Ready
+from tuunel.events import Emit, Ready
 from tuunel.frontdoor import Credentials, Request
-from tuunel.identity import IdentityKey
-from tuunel.ledger import Entry, Ledger
 from tuunel.listen import address_of, open_listeners, serve
 from tuunel.listeners import Announcement
 from tuunel.outbound import Outbound
 from tuunel.pac import write_pac
-from tuunel.pool import TunnelPool
 from tuunel.rawstream import RawStream
-from tuunel.relay.client import HopConnection
-from tuunel.relay.presence import Presence
-from tuunel.relay.wire import Demand, Message
-from tuunel.relay.wire import Notice as RelayNotice
+from tuunel.reach import Reach
 from tuunel.routing import Route, Routing, ThroughDevice
 from tuunel.settings import Home
 
-WARM: Final = 2  #: DIAL connections that wait at each relay
-RELAY_RETRY: Final = 30.0  #: seconds until a relay that refused this machine for good is tried again
 OUTCOME_TIMEOUT: Final = 5.0  #: seconds that `outcome` waits for a connection whose streams have just ended
 LAST_QUESTION: Final = 0.5  #: seconds that a proxy which stops stays for `nc` to ask how its connection has ended
 LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  #: how this machine's own browser reaches a listener on every address
@@ -57,25 +48,19 @@ class Proxy:
         self._home = home
         self._listen = listen
         self._emit = emit
-        self._identity = IdentityKey.load_or_create(home.identity_key)
-        self._devices = Devices(home.devices_file)
-        self._routing = Routing(self._devices, other, [Route.parse(text) for text in routes])
-        self._buffers = BufferPool()
-        self._ledger = Ledger(emit)
-        self._tunnels = TunnelPool(self._identity, self._buffers, warm=WARM, emit=emit)
+        self._reach = Reach(home, emit)
+        self._routing = Routing(self._reach.devices, other, [Route.parse(text) for text in routes])
         self._own_ports = Announcement(home, "proxy")
         known = Credentials(*credentials) if credentials else None
-        self._doors = FrontDoors(self._dial, pac=self._pac, buffers=self._buffers, credentials=known)
-        self._own_doors = FrontDoors(self._dial, pac=self._pac, buffers=self._buffers)  # on a 0600 socket: its user is known
+        self._doors = FrontDoors(self._dial, pac=self._pac, buffers=self._reach.buffers, credentials=known)
+        self._own_doors = FrontDoors(self._dial, pac=self._pac, buffers=self._reach.buffers)  # on a 0600 socket: its user is known
         self._addresses: list[HostPort] = []
         self._listening = anyio.CancelScope()
-        self._presences: dict[bytes, Presence] = {}
-        self._waiting_for_end: dict[int, anyio.Event] = {}
 
     async def run(self) -> None:
         """Serve. Raises ListenError when an address is taken or a proxy already runs here."""
         raise_limit()
-        async with self._tunnels, anyio.create_task_group() as self._background:
+        async with self._reach, anyio.create_task_group() as self._background:
             with self._own_ports:  # as long as there are clients: their UDP associations listen too
                 async with anyio.create_task_group() as self._clients:
                     await self._background.start(self._serve_socket)
@@ -95,9 +80,9 @@ class Proxy:
             self._addresses = [address_of(listener) for listener in listeners]
             self._own_ports.add(*self._addresses)
             closing.callback(self._own_ports.remove, *self._addresses)
-            for relay in self._devices.relays():
+            for relay in self._reach.devices.relays():
                 if relay.enrolled:
-                    self._be_present(relay)
+                    self._reach.be_present(relay)
             self._emit(Ready("proxy", str(HostPort(self._listen.host, self._addresses[0].port))))
             await serve(listeners, self._doors.serve_client, clients)
 
@@ -117,66 +102,37 @@ class Proxy:
     # destinations
 
     async def _dial(self, request: Request) -> Outbound:
+        shown, door = str(request.target), request.door
         try:
-            decision = self._routing.decide(request.target.host)
+            through = self._routing.decide(request.target.host)
         except Failure as failure:
-            entry = self._ledger.open(str(request.target), device="", door=request.door, path="relay")
-            entry.end(str(failure.reason), str(failure))
+            self._reach.ledger.open(shown, device="", door=door, path="relay").end(str(failure.reason), str(failure))
             raise
-        if decision is None:
-            return await self._dial_directly(request)
-        return await self._dial_device(request, decision)
-
-    async def _dial_device(self, request: Request, through: ThroughDevice) -> Outbound:
-        entry = self._ledger.open(str(request.target), device=through.device.name, door=request.door, path="relay")
-        for relay in through.device.relays:
-            self._be_present(relay)
-        with entry.failing():
-            target = HostPort(through.host, request.target.port)
-            tunnel, bound = await self._tunnels.connect(through.device, target, request.early)
-        entry.traffic.rtt = tunnel.rtt
-        entry.connected(tunnel.id)
-        return Outbound(tunnel, entry.traffic, partial(self._end, entry), bound, entry.number)
+        if through is not None:
+            return await self._reach.dial(shown, through, request.target.port, door=door, early=request.early)
+        return await self._dial_directly(request)
 
     async def _dial_directly(self, request: Request) -> Outbound:
-        entry = self._ledger.open(str(request.target), device="", door=request.door, path="direct")
-        own_ports = [address.port for address in self._addresses]
-        allow = partial(direct_addresses, port=request.target.port, own_ports=own_ports, client_is_local=request.local)
+        entry = self._reach.ledger.open(str(request.target), device="", door=request.door, path="direct")
         with entry.failing():
-            stream = await dial(request.target, allow=allow, speaker=Speaker.LOCAL)
+            stream = await dial(request.target, allow=self._allow(request.target, local=request.local), speaker=Speaker.LOCAL)
             try:
                 await stream.send_all(request.early)
             except BaseException:
                 stream.reset()
                 raise
         entry.connected()
-        return Outbound(stream, entry.traffic, partial(self._end, entry), stream.local, entry.number)
+        return Outbound(stream, entry.traffic, entry.end, stream.local, entry.number)
 
-    # relays
+    def _associate(self, *, door: str, local: bool, deliver: Callable[[Hashable, bytes], object]) -> Association:
+        def route(target: HostPort) -> ThroughDevice | Allow:
+            return self._routing.decide(target.host) or self._allow(target, local=local)
 
-    def _be_present(self, relay: KnownRelay) -> None:
-        if relay.id in self._presences:
-            return
-        dials = self._tunnels.dial_pool(relay)
+        return self._reach.associate(route, door=door, deliver=deliver)
 
-        async def while_online(connection: HopConnection) -> None:
-            dials.fill()
-            try:
-                await anyio.sleep_forever()
-            finally:
-                dials.drop()
-
-        async def on_message(message: Message) -> None:
-            if isinstance(message, Demand):
-                dials.demand(message.want)
-            elif isinstance(message, RelayNotice) and not message.tunnel_id:
-                self._emit(Notice(f"{relay.address}: {message.reason} {message.detail}"))
-
-        presence = Presence(
-            relay, self._identity, self._tunnels.params, register=None, while_online=while_online, on_message=on_message, emit=self._emit
-        )
-        self._presences[relay.id] = presence
-        self._background.start_soon(_stay, presence)
+    def _allow(self, target: HostPort, *, local: bool) -> Allow:
+        own_ports = [address.port for address in self._own_ports.addresses]
+        return partial(direct_addresses, port=target.port, own_ports=own_ports, client_is_local=local)
 
     # the browser's file, and the control socket
 
@@ -194,34 +150,9 @@ class Proxy:
     async def _outcome(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """How a connection of `nc` ended: its socket cannot tell a reset from an end."""
         number = int(request["connection"])
-        if self._ledger.outcome(number) is None:
-            over = self._waiting_for_end[number] = anyio.Event()
-            with anyio.move_on_after(OUTCOME_TIMEOUT):
-                await over.wait()
-            self._waiting_for_end.pop(number, None)
-        return {"reason": self._ledger.outcome(number)}
-
-    def _end(self, entry: Entry, reason: str) -> None:
-        entry.end(reason)
-        if over := self._waiting_for_end.get(entry.number):
-            over.set()
+        with anyio.move_on_after(OUTCOME_TIMEOUT):
+            await self._reach.ledger.until_ended(number)
+        return {"reason": self._reach.ledger.outcome(number)}
 
     async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        relays = [
-            {"relay": str(presence.relay.address), "online": presence.online, "rtt": presence.rtt} for presence in self._presences.values()
-        ]
-        return {
-            "role": "proxy",
-            "device_id": str(self._identity.device_id),
-            "listen": [str(address) for address in self._addresses],
-            "relays": relays,
-            "connections": len(self._ledger),
-        }
-
-
-async def _stay(presence: Presence) -> None:
-    """A relay that refuses this machine must not end the proxy: others may serve it, and the operator may change his mind."""
-    while True:
-        with suppress(Failure):
-            await presence.run()
-        await anyio.sleep(RELAY_RETRY)
+        return {"role": "proxy", "listen": [str(address) for address in self._addresses], **self._reach.status()}

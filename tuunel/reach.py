@@ -1,0 +1,121 @@
+"""What the forward side's roles share: a way to every device that this machine knows, a presence at the relays in use, and the ledger.
+
+Source: docs/spec/tunnel.md.
+"""
+
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+
+from tuunel.address import HostPort
+from tuunel.association import Association, Route
+from tuunel.buffers import BufferPool
+from tuunel.devices import Devices, KnownRelay
+from tuunel.e2e.wire import Command
+from tuunel.errors import Failure
+from tuunel.events import Emit, Notice
+from tuunel.identity import IdentityKey
+from tuunel.ledger import Ledger
+from tuunel.outbound import Outbound
+from tuunel.pool import TunnelPool
+from tuunel.relay.client import HopConnection
+from tuunel.relay.presence import Presence
+from tuunel.relay.wire import Demand, Message
+from tuunel.relay.wire import Notice as RelayNotice
+from tuunel.routing import ThroughDevice
+from tuunel.settings import Home
+
+WARM: Final = 2  #: DIAL connections that wait at each relay
+RELAY_RETRY: Final = 30.0  #: seconds until a relay that refused this machine for good is tried again
+
+
+class Reach:
+    """Reaches devices for as long as its context lasts; leaving it cuts every tunnel.
+
+    Constructing it reads and creates state (StateError).
+    """
+
+    def __init__(self, home: Home, emit: Emit) -> None:
+        self.identity = IdentityKey.load_or_create(home.identity_key)
+        self.devices = Devices(home.devices_file)
+        self.buffers = BufferPool()
+        self.ledger = Ledger(emit)
+        self.tunnels = TunnelPool(self.identity, self.buffers, warm=WARM, emit=emit)
+        self._emit = emit
+        self._presences: dict[bytes, Presence] = {}
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        await self.tunnels.__aenter__()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End everything."""
+        self._tasks.cancel_scope.cancel()
+        try:
+            await self._tasks.__aexit__(None, None, None)  # so that what the body raised comes out alone, and not in a group
+        finally:
+            await self.tunnels.__aexit__(kind, error, trace)
+
+    async def dial(
+        self, shown: str, through: ThroughDevice, port: int, *, door: str, early: bytes = b"", command: Command = Command.TCP
+    ) -> Outbound:
+        """Connect a target behind a device, told in the ledger as `shown`. See `Dialer` for the promises."""
+        entry = self.ledger.open(shown, device=through.device.name, door=door, path="relay")
+        for relay in through.device.relays:
+            self.be_present(relay)
+        with entry.failing():
+            tunnel, bound = await self.tunnels.connect(through.device, HostPort(through.host, port), early, command)
+        entry.traffic.rtt = tunnel.rtt
+        entry.connected(tunnel.id)
+        return Outbound(tunnel, entry.traffic, entry.end, bound, entry.number)
+
+    def associate(self, route: Route, *, door: str, deliver: Callable[[Hashable, bytes], object]) -> Association:
+        """A way for one client's datagrams: `route` says where each target is, see `Association`."""
+        return Association(self.tunnels, self.ledger, route, self.be_present, door=door, deliver=deliver)
+
+    def be_present(self, relay: KnownRelay) -> None:
+        """Keep this machine's standing connection to `relay` from now on, with connections that wait there for use."""
+        if relay.id in self._presences:
+            return
+        dials = self.tunnels.dial_pool(relay)
+
+        async def while_online(connection: HopConnection) -> None:
+            dials.fill()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                dials.drop()
+
+        async def on_message(message: Message) -> None:
+            if isinstance(message, Demand):
+                dials.demand(message.want)
+            elif isinstance(message, RelayNotice) and not message.tunnel_id:
+                self._emit(Notice(f"{relay.address}: {message.reason} {message.detail}"))
+
+        presence = Presence(
+            relay, self.identity, self.tunnels.params, register=None, while_online=while_online, on_message=on_message, emit=self._emit
+        )
+        self._presences[relay.id] = presence
+        self._tasks.start_soon(_stay, presence)
+
+    def status(self) -> dict[str, Any]:
+        """What a role's `status` command says of this."""
+        return {
+            "device_id": str(self.identity.device_id),
+            "relays": [{"relay": str(each.relay.address), "online": each.online, "rtt": each.rtt} for each in self._presences.values()],
+            "connections": len(self.ledger),
+        }
+
+
+async def _stay(presence: Presence) -> None:
+    """A relay that refuses this machine must not end the role: others may serve it, and the operator may change his mind."""
+    while True:
+        with suppress(Failure):
+            await presence.run()
+        await anyio.sleep(RELAY_RETRY)
