@@ -92,6 +92,18 @@ def test_no_line_is_wider_than_the_terminal(role: str, width: int) -> None:
     assert max(cell_len(line) for line in screen.text()) <= width
 
 
+def test_datagrams_that_were_lost_here_are_seen_in_the_row_in_its_end_and_in_the_total() -> None:
+    screen = Screen(width=120)
+    traffic = screen.open(1, "home.tuunel:53/udp", door="socks5")
+    screen.table(ConnectionChanged(1, "open", "k7q2abcd"))
+    assert "lost" not in "".join(screen.text())
+    traffic.up, traffic.lost = 1_000, 12
+    assert screen.row("home.tuunel:53/udp").split()[4] == "lossy"
+    screen.table(ConnectionClosed(1, "done"))
+    assert screen.row("home.tuunel:53/udp").endswith("done: 1.0K up, 0 down, 12 lost")
+    assert any(line.endswith("12 datagrams lost") for line in screen.text())
+
+
 def test_a_cut_target_keeps_its_start_and_its_port() -> None:
     screen = Screen()
     screen.open(1, "192.168.178.210.home.tuunel:8443")

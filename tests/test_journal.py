@@ -113,6 +113,22 @@ def test_a_closed_line_says_what_the_connection_carried() -> None:
     }
 
 
+def test_a_closed_line_says_how_many_datagrams_were_lost_here() -> None:
+    out, stream = Json(), io.StringIO()
+    log = LogJournal(stream, lambda _: (), noon)
+    traffic = Traffic()
+    traffic.lost = 3
+    for journal in (out.journal, log):
+        for event in (
+            Ready("proxy"),
+            ConnectionOpened(7, "home.tuunel:53/udp", "home", "socks5", "relay", traffic),
+            ConnectionClosed(7, "done"),
+        ):
+            journal(event)
+    assert out.lines()[2]["lost"] == 3
+    assert stream.getvalue().endswith("#7 ended done, 0 bytes up, 0 bytes down, 3 datagrams lost here\n")
+
+
 def test_hostile_text_stays_inside_its_json_string() -> None:
     out = Json()
     out.journal(Ready("agent"))

@@ -1,5 +1,6 @@
 """What is told of connections, and for how long."""
 
+import anyio
 import pytest
 
 from tuunel import ledger as module
@@ -69,3 +70,16 @@ def test_an_error_ends_the_entry_and_goes_on(error: BaseException, reason: str) 
     assert ledger.outcome(entry.number) == reason
     if isinstance(error, Failure):
         assert events[-1] == ConnectionClosed(1, "POLICY_DENIED", f"agent: {error}")
+
+
+@pytest.mark.anyio
+async def test_the_end_of_a_connection_can_be_waited_for() -> None:
+    ledger, entry = opened([])
+    async with anyio.create_task_group() as waiters:
+        for _ in range(2):
+            waiters.start_soon(ledger.until_ended, entry.number)
+        await anyio.wait_all_tasks_blocked()
+        entry.end("done")
+    await ledger.until_ended(entry.number)  # over
+    await ledger.until_ended(4711)  # never was
+    assert ledger.outcome(entry.number) == "done"

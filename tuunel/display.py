@@ -76,6 +76,7 @@ class Totals:
 
     up: int = 0
     down: int = 0
+    lost: int = 0
     ended: int = 0
     failed: int = 0
 
@@ -83,11 +84,12 @@ class Totals:
         """Count a connection that has ended."""
         self.up += row.opened.traffic.up
         self.down += row.opened.traffic.down
+        self.lost += row.opened.traffic.lost
         self.ended += 1
         self.failed += end.reason not in GOOD_ENDS
 
 
-STATE: Final = Column("STATE", 7, lambda row, _: "dialing" if row.state == "connecting" else row.state)
+STATE: Final = Column("STATE", 7, lambda row, _: condition(row))
 FIGURES: Final = (
     Column("UP", 5, lambda row, _: amount(row.opened.traffic.up), right=True),
     Column("DOWN", 5, lambda row, _: amount(row.opened.traffic.down), right=True),
@@ -229,9 +231,11 @@ class LiveTable:
         live = [row for row in self._rows.values() if row.ended is None]
         up = self._totals.up + sum(row.opened.traffic.up for row in live)
         down = self._totals.down + sum(row.opened.traffic.down for row in live)
+        lost = self._totals.lost + sum(row.opened.traffic.lost for row in live)
         failed = f" ({self._totals.failed} failed)" if self._totals.failed else ""
+        losses = f"  {amount(lost)} datagrams lost" if lost else ""
         rate = amount(sum(row.rate for row in live))
-        return Text(f"{len(live)} open, {self._totals.ended} ended{failed}   up {amount(up)}  down {amount(down)}  {rate}/s")
+        return Text(f"{len(live)} open, {self._totals.ended} ended{failed}   up {amount(up)}  down {amount(down)}  {rate}/s{losses}")
 
     def _alarm_lines(self) -> Iterator[Text]:
         for alarm in self._alarms:
@@ -249,8 +253,16 @@ class LiveTable:
         return Text(f"{named} {_ending(row, row.ended)}", style="dim" if good else "red")
 
 
+def condition(row: Row) -> str:
+    """A live connection's state in at most seven characters; a UDP flow that has lost datagrams at this end is `lossy`."""
+    if row.state == "connecting":
+        return "dialing"
+    return "lossy" if row.opened.traffic.lost else row.state
+
+
 def _ending(row: Row, end: ConnectionClosed) -> str:
-    carried = f"{amount(row.opened.traffic.up)} up, {amount(row.opened.traffic.down)} down"
+    traffic = row.opened.traffic
+    carried = f"{amount(traffic.up)} up, {amount(traffic.down)} down" + (f", {amount(traffic.lost)} lost" if traffic.lost else "")
     return f"{printable(end.reason)}: {printable(end.detail) or carried}"
 
 

@@ -93,7 +93,7 @@ class JsonJournal:
         if isinstance(event, ConnectionOpened):
             self._traffic[event.id] = event.traffic
         elif isinstance(event, ConnectionClosed) and (traffic := self._traffic.pop(event.id, None)):
-            facts |= {"up": traffic.up, "down": traffic.down}
+            facts |= {"up": traffic.up, "down": traffic.down} | ({"lost": traffic.lost} if traffic.lost else {})
         return facts
 
 
@@ -137,6 +137,8 @@ class LogJournal:
     def _closed(self, event: ConnectionClosed) -> str:
         opened = self._open.pop(event.id, None)
         carried = f", {opened.traffic.up} bytes up, {opened.traffic.down} bytes down" if opened else ""
+        if opened and opened.traffic.lost:
+            carried += f", {opened.traffic.lost} datagrams lost here"
         detail = f": {printable(event.detail)}" if event.detail else ""
         return f"#{event.id} ended {printable(event.reason)}{detail}{carried}"
 
