@@ -26,7 +26,7 @@ from tuunel.e2e.records import (
     RecordOpener,
     RecordSealer,
 )
-from tuunel.e2e.wire import BODY_LENGTHS, FIN_BODY, PAD_BLOCK, TRANSITIONS, Direction, Error, Phase, RecordType, Reset, fits
+from tuunel.e2e.wire import BODY_LENGTHS, FIN_BODY, FLOW_RECORDS, PAD_BLOCK, TRANSITIONS, Direction, Error, Phase, RecordType, Reset, fits
 from tuunel.errors import Failure, LocalProtocolError, Reason, RemoteProtocolError
 
 F2R, R2F = Direction.FORWARD_TO_AGENT, Direction.AGENT_TO_FORWARD
@@ -276,6 +276,8 @@ def bring_to(stream: Stream, direction: Direction, phase: Phase) -> bool:
     way = {
         Phase.STANDBY: [],
         Phase.OPEN: [OPENING[direction]],
+        Phase.STREAM: [OPENING[direction], (RecordType.DATA, b"x")],
+        Phase.FLOWS: [OPENING[direction], (RecordType.FLOW_OPEN, body_of(RecordType.FLOW_OPEN))],
         Phase.FINISHED: [OPENING[direction], (RecordType.FIN, FIN_BODY)],
         Phase.REFUSED: [(RecordType.ERROR, Error(Reason.LIMIT, "").encode())],
         Phase.ABORTED: [(RecordType.RESET, Reset(None).encode())],
@@ -307,13 +309,19 @@ def test_every_record_in_every_phase(direction: Direction, phase: Phase, kind: R
 
 
 def test_the_rules_of_order_in_words() -> None:
-    """The table, said once more: data only between CONNECT or CONNECTED and FIN, nothing after RESET, one CONNECT, one answer."""
+    """The table, said once more: DATA or flows only between CONNECT or CONNECTED and FIN, never both; nothing after RESET; one answer."""
     for direction in Direction:
         table = TRANSITIONS[direction]
-        assert {phase for phase, kind in table if kind is RecordType.DATA} == {Phase.OPEN}
-        assert {phase for phase, kind in table if kind is RecordType.FIN} == {Phase.OPEN}
+        data = {(phase, behind) for (phase, kind), behind in table.items() if kind is RecordType.DATA}
+        assert data == {(Phase.OPEN, Phase.STREAM), (Phase.STREAM, Phase.STREAM)}
+        flows = {(phase, behind) for (phase, kind), behind in table.items() if kind in FLOW_RECORDS}
+        assert flows == {(Phase.OPEN, Phase.FLOWS), (Phase.FLOWS, Phase.FLOWS)}
+        assert {phase for phase, kind in table if kind is RecordType.DGRAM} == {Phase.FLOWS}  # a flow has been opened before
+        assert {phase for phase, kind in table if kind is RecordType.FIN} == {Phase.OPEN, Phase.STREAM, Phase.FLOWS}
         assert not [kind for phase, kind in table if phase is Phase.ABORTED]
         assert not [kind for _, kind in table if kind in RESERVED]
+    assert (Phase.OPEN, RecordType.FLOW_CLOSE) not in TRANSITIONS[F2R]  # there is nothing to close yet
+    assert (Phase.OPEN, RecordType.FLOW_CLOSE) in TRANSITIONS[R2F]  # the first flow is refused
     assert [phase for phase, kind in TRANSITIONS[F2R] if kind is RecordType.CONNECT] == [Phase.STANDBY]
     assert not [kind for _, kind in TRANSITIONS[F2R] if kind in (RecordType.CONNECTED, RecordType.ERROR)]
     assert not [kind for _, kind in TRANSITIONS[R2F] if kind is RecordType.CONNECT]
@@ -335,7 +343,7 @@ LENGTHS = [(kind, limit) for kind, limits in BODY_LENGTHS.items() for limit in (
 @pytest.mark.parametrize(("kind", "length"), [*LENGTHS, (RecordType.CONNECT, PAD_BLOCK + 1)])
 def test_a_body_outside_its_lengths_is_refused_at_both_ends(kind: RecordType, length: int) -> None:
     direction = F2R if kind is RecordType.CONNECT else R2F
-    phase = Phase.STANDBY if kind in (RecordType.CONNECT, RecordType.CONNECTED, RecordType.ERROR) else Phase.OPEN
+    phase = next(phase for phase, each in TRANSITIONS[direction] if each is kind)
     stream = Stream(direction, opened=False)
     assert bring_to(stream, direction, phase)
     assert not fits(kind, length)
@@ -533,7 +541,7 @@ def test_an_end_behind_the_last_word_is_an_end(phase: Phase) -> None:
     assert_dead(stream.opener, stream)
 
 
-@pytest.mark.parametrize("phase", [Phase.STANDBY, Phase.OPEN])
+@pytest.mark.parametrize("phase", [Phase.STANDBY, Phase.OPEN, Phase.STREAM, Phase.FLOWS])
 def test_an_end_without_a_last_word_is_truncation(phase: Phase) -> None:
     stream = Stream(R2F, opened=False)
     assert bring_to(stream, R2F, phase)

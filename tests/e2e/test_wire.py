@@ -13,6 +13,7 @@ from tuunel.e2e.wire import (
     PADDED_CEILING,
     PARAMS_CEILING,
     REASON_CODES,
+    UNIX_PATH_CEILING,
     Accept,
     Command,
     Connected,
@@ -50,7 +51,9 @@ EXAMPLES = [
     Accept(None, bytes(64), "häuschen"),
     Accept(Reason.NOT_PAIRED, bytes(64), ""),
     Target(Command.TCP, "", 0),
-    Target(Command.UDP, "fd00::1", 65535),
+    Target(Command.TCP, "fd00::1", 65535),
+    Target(Command.UDP, "", 0),
+    Target(Command.UNIX, "/run/docker.sock", 0),
     Connected(HostPort("fd00::1", 53)),
     Error(Reason.LIMIT, "too many"),
     Reset(None),
@@ -110,7 +113,32 @@ def test_a_host_that_no_name_can_be_is_not_read(host: bytes) -> None:
         Target.decode(body.ljust(PAD_BLOCK, b"\0"))
 
 
-@pytest.mark.parametrize("command", [0, 3, 255])
+NOT_MEANT = [
+    (Command.UDP, "home", 0),
+    (Command.UDP, "", 53),
+    (Command.UNIX, "", 0),
+    (Command.UNIX, "run/docker.sock", 0),
+    (Command.UNIX, "/run/docker.sock", 80),
+    (Command.UNIX, "/" + "x" * UNIX_PATH_CEILING, 0),
+]
+
+
+@pytest.mark.parametrize(("command", "host", "port"), NOT_MEANT)
+def test_a_request_that_its_command_gives_no_meaning_is_neither_sent_nor_read(command: Command, host: str, port: int) -> None:
+    with pytest.raises(Failure) as failure:
+        Target(command, host, port).encode()
+    assert failure.value.reason is Reason.NAME_NOT_RESOLVED
+    body = bytes([command, len(host)]) + host.encode() + port.to_bytes(2, "big")
+    with pytest.raises(RemoteProtocolError):
+        Target.decode(body.ljust(PAD_BLOCK, b"\0"))
+
+
+def test_the_longest_path_of_a_unix_socket_fits() -> None:
+    target = Target(Command.UNIX, "/" + "x" * (UNIX_PATH_CEILING - 1), 0)
+    assert Target.decode(target.encode()) == target
+
+
+@pytest.mark.parametrize("command", [0, 4, 255])
 def test_an_unknown_command_is_refused(command: int) -> None:
     with pytest.raises(RemoteProtocolError):
         Target.decode((bytes([command]) + b"\x04home\0\x50").ljust(PAD_BLOCK, b"\0"))
