@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from tuunel import pairing
 from tuunel.address import HostPort
 from tuunel.agent import Agent
 from tuunel.buffers import BufferPool
+from tuunel.datagrams import DatagramSocket, bind_datagrams
 from tuunel.devices import Device, Devices
 from tuunel.events import Emit, Event, Ready
 from tuunel.identity import DeviceID, IdentityKey
@@ -146,9 +147,26 @@ class World:
         self.tasks.start_soon(serve, [listener], handler, self.tasks)
         return port
 
+    def datagram_target(self, answers: Callable[[bytes], Iterable[bytes]] = lambda data: [data], host: str = "127.0.0.1") -> int:
+        """A UDP service on this machine, an echo unless told otherwise: its port."""
+        service = bind_datagrams(host)
+        self.tasks.start_soon(_answer_datagrams, service, answers)
+        return service.local.port
+
     def close(self) -> None:
         for path in self._homes:
             shutil.rmtree(path, ignore_errors=True)
+
+
+async def _answer_datagrams(service: DatagramSocket, answers: Callable[[bytes], Iterable[bytes]]) -> None:
+    try:
+        while True:
+            await service.wait_readable()
+            while (received := service.receive_from()) is not None:
+                for answer in answers(received[0]):
+                    service.send_to(answer, received[1])
+    finally:
+        service.close()
 
 
 @asynccontextmanager
