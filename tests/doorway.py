@@ -1,22 +1,49 @@
-"""Front doors that really listen, in a thread with its own event loop; their dialer is plain TCP, and fails or waits when told to."""
+"""Front doors that really listen, in a thread with its own event loop; their dialer is plain TCP, and fails or waits when told to.
+
+What a UDP association sends comes back to it, as if each target were an echo.
+"""
 
 import contextlib
 import socket
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 from anyio.from_thread import start_blocking_portal
 
+from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.doors import FrontDoors, Outbound
 from tuunel.errors import Failure
 from tuunel.events import Traffic
 from tuunel.frontdoor import Credentials, Request
+from tuunel.listeners import Announcement, known_listeners
+from tuunel.outbound import Datagrams
 from tuunel.rawstream import RawStream
+from tuunel.settings import Home
+from tuunel.udpdoor import UdpDoor
 
 PAC = 'function FindProxyForURL(url, host) { return "DIRECT"; }\n'
+
+
+@dataclass
+class Echo:
+    """Implements `tuunel.outbound.Datagrams`: notes what it is given, and returns it to the sender."""
+
+    door: str
+    local: bool
+    deliver: Callable[[Hashable, bytes], object]
+    sent: list[tuple[HostPort, bytes]] = field(default_factory=list)
+    key: Hashable = None
+    over: bool = False
+
+    def send(self, target: HostPort, payload: bytes, key: Hashable = None) -> None:
+        self.sent.append((target, payload))
+        self.key = key
+        self.deliver(key, payload)
 
 
 @dataclass
@@ -24,6 +51,9 @@ class Doorway:
     """The doors: their address, what the dialer was asked, how connections ended; `failure` and `waiting` tell the dialer what to do."""
 
     address: tuple[str, int]
+    home: Home
+    echoes: list[Echo] = field(default_factory=list)
+    udp: UdpDoor = field(init=False)
     requests: list[Request] = field(default_factory=list)
     traffic: list[Traffic] = field(default_factory=list)
     failure: Failure | OSError | None = None
@@ -51,6 +81,21 @@ class Doorway:
         self.traffic.append(traffic)
         return Outbound(stream, traffic, self._ended, stream.local, connection=len(self.requests))
 
+    @contextlib.asynccontextmanager
+    async def associate(self, *, door: str, local: bool, deliver: Callable[[Hashable, bytes], object]) -> AsyncIterator[Datagrams]:
+        echo = Echo(door, local, deliver)
+        with self._changed:
+            self.echoes.append(echo)
+        try:
+            yield echo
+        finally:
+            echo.over = True
+            deliver(echo.key or b"", b"an answer that comes too late")
+
+    def listening(self) -> set[int]:
+        """The ports that are announced to the other roles of the home."""
+        return {port for _, port in known_listeners(self.home)}
+
     def _ended(self, how: str) -> None:
         with self._changed:
             self._ends.append(how)
@@ -64,35 +109,41 @@ class Doorway:
 
 
 @contextlib.contextmanager
-def doorway(backend: str, credentials: Credentials | None = None, unix: str | None = None) -> Iterator[Doorway]:
+def doorway(backend: str, credentials: Credentials | None = None, *, unix: str | None = None, host: str = "127.0.0.1") -> Iterator[Doorway]:
     """Serve front doors on a loopback port, or on a unix socket at the path `unix`."""
-    listener = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
-    listener.bind(unix or ("127.0.0.1", 0))
+    listener = socket.socket(socket.AF_UNIX if unix else socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.bind(unix or (host, 0))
     listener.listen(64)
     listener.setblocking(False)
-    way = Doorway(listener.getsockname())
-    buffers = BufferPool()
-    front = FrontDoors(way.dial, pac=lambda: PAC, buffers=buffers, credentials=credentials)
+    with tempfile.TemporaryDirectory() as directory:
+        way = Doorway(unix or listener.getsockname()[:2], Home(Path(directory)))
+        way.home.ensure()
+        own_ports = Announcement(way.home, "proxy")
+        udp = way.udp = UdpDoor(way.associate, own_ports)
+        buffers = BufferPool()
+        front = FrontDoors(way.dial, udp=udp, pac=lambda: PAC, buffers=buffers, credentials=credentials)
 
-    async def serve(stop: anyio.Event) -> None:
-        async with anyio.create_task_group() as clients:
+        async def serve(stop: anyio.Event) -> None:
+            async with anyio.create_task_group() as clients:
 
-            async def accept() -> None:
-                while True:
-                    await anyio.wait_readable(listener)
-                    clients.start_soon(front.serve_client, RawStream(listener.accept()[0]))
+                async def accept() -> None:
+                    while True:
+                        await anyio.wait_readable(listener)
+                        clients.start_soon(front.serve_client, RawStream(listener.accept()[0]))
 
-            clients.start_soon(accept)
-            await stop.wait()
-            clients.cancel_scope.cancel()
+                clients.start_soon(accept)
+                await stop.wait()
+                clients.cancel_scope.cancel()
 
-    with start_blocking_portal(backend) as portal:
-        stop = portal.call(anyio.Event)
-        served = portal.start_task_soon(serve, stop)
-        try:
-            yield way
-        finally:
-            portal.call(stop.set)
-            served.result(15)
-            listener.close()
+        with own_ports, start_blocking_portal(backend) as portal:
+            stop = portal.call(anyio.Event)
+            served = portal.start_task_soon(serve, stop)
+            try:
+                yield way
+            finally:
+                portal.call(stop.set)
+                served.result(15)
+                listener.close()
     assert buffers.lent == 0, "a connection kept a buffer"
+    assert len(udp) == 0, "an association outlived its client"
+    assert own_ports.addresses == (), "an association's port is still announced"

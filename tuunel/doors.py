@@ -17,7 +17,8 @@ from tuunel.httpproxy import Forward, HttpDoor
 from tuunel.outbound import Dialer, Outbound, dial_for_client, pipe
 from tuunel.pump import BROKEN
 from tuunel.rawstream import RawStream
-from tuunel.socks.protocol import Socks4Door, Socks5Door, SocksDoor
+from tuunel.socks.protocol import AssociateRequest, Socks4Door, Socks5Door, SocksDoor
+from tuunel.udpdoor import UdpDoor
 
 __all__ = ["Dialer", "FrontDoors", "Outbound"]
 
@@ -27,11 +28,15 @@ IDLE_LIMIT: Final = 300.0  # seconds between two requests of a kept connection: 
 class FrontDoors:
     """Serves SOCKS5, SOCKS4a, HTTP CONNECT and absolute-form HTTP on any accepted stream.
 
-    `dial` connects targets. With `credentials` every request needs them. `pac` makes the auto-configuration file when it is asked for.
+    `dial` connects targets, `udp` serves the associations of SOCKS5 clients. With `credentials` every request needs them. `pac` makes
+    the auto-configuration file when it is asked for.
     """
 
-    def __init__(self, dial: Dialer, *, pac: Callable[[], str], buffers: BufferPool, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self, dial: Dialer, *, udp: UdpDoor, pac: Callable[[], str], buffers: BufferPool, credentials: Credentials | None = None
+    ) -> None:
         self._dial = dial
+        self._udp = udp
         self._pac = pac
         self._buffers = buffers
         self._credentials = credentials
@@ -66,6 +71,8 @@ class FrontDoors:
             event = await _read_event(stream, door)
         if isinstance(event, Request):
             await self._connect(stream, door, event)
+        elif isinstance(event, AssociateRequest):
+            await self._associate(stream, door, event)
 
     async def _serve_http(self, stream: RawStream, door: HttpDoor, first: bytes) -> None:
         door.receive_data(first)
@@ -102,6 +109,13 @@ class FrontDoors:
                 door.refuse(failure)
         await _flush(stream, door)
         return False
+
+    async def _associate(self, stream: RawStream, door: SocksDoor, request: AssociateRequest) -> None:
+        try:
+            await self._udp.serve(stream, door, request)
+        except Failure as failure:
+            door.refuse(failure)
+            await _flush(stream, door)
 
     async def _connect(self, stream: RawStream, door: SocksDoor | HttpDoor, request: Request) -> None:
         try:

@@ -29,6 +29,7 @@ from tuunel.rawstream import RawStream
 from tuunel.reach import Reach
 from tuunel.routing import Route, Routing, ThroughDevice
 from tuunel.settings import Home
+from tuunel.udpdoor import UdpDoor
 
 OUTCOME_TIMEOUT: Final = 5.0  #: seconds that `outcome` waits for a connection whose streams have just ended
 LAST_QUESTION: Final = 0.5  #: seconds that a proxy which stops stays for `nc` to ask how its connection has ended
@@ -52,8 +53,10 @@ class Proxy:
         self._routing = Routing(self._reach.devices, other, [Route.parse(text) for text in routes])
         self._own_ports = Announcement(home, "proxy")
         known = Credentials(*credentials) if credentials else None
-        self._doors = FrontDoors(self._dial, pac=self._pac, buffers=self._reach.buffers, credentials=known)
-        self._own_doors = FrontDoors(self._dial, pac=self._pac, buffers=self._reach.buffers)  # on a 0600 socket: its user is known
+        self._udp = UdpDoor(self._associate, self._own_ports)
+        doors = partial(FrontDoors, self._dial, udp=self._udp, pac=self._pac, buffers=self._reach.buffers)
+        self._doors = doors(credentials=known)
+        self._own_doors = doors()  # on a 0600 socket: its user is known
         self._addresses: list[HostPort] = []
         self._listening = anyio.CancelScope()
 
@@ -155,4 +158,5 @@ class Proxy:
         return {"reason": self._reach.ledger.outcome(number)}
 
     async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return {"role": "proxy", "listen": [str(address) for address in self._addresses], **self._reach.status()}
+        listen = [str(address) for address in self._addresses]
+        return {"role": "proxy", "listen": listen, "associations": len(self._udp), "dropped": self._udp.dropped, **self._reach.status()}

@@ -1,10 +1,11 @@
 """The server's side of SOCKS5, SOCKS4 and SOCKS4a up to the answer: bytes in, one request or one refusal out.
 
-Source: RFC 1928, RFC 1929, docs/spec/front-doors.md sections 3 and 4.
+Source: RFC 1928, RFC 1929, docs/spec/front-doors.md sections 3 to 5.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from tuunel.address import HostPort
@@ -13,6 +14,17 @@ from tuunel.frontdoor import Credentials, Door, Refused, Request, read_target
 from tuunel.socks import wire
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class AssociateRequest:
+    """What a SOCKS5 client asks with UDP ASSOCIATE: a way for its datagrams, RFC 1928 section 7.
+
+    `port` is the one that it says it will send them from, 0 when it does not know yet. `local` as in `Request`.
+    """
+
+    port: int
+    local: bool
 
 
 class SocksDoor(ABC):
@@ -27,7 +39,7 @@ class SocksDoor(ABC):
         self._ended = False
         self._answers: list[bytes] = []
         self._step: Callable[[], bool] | None = self._read_first
-        self._outcome: Request | Refused | None = None
+        self._outcome: Request | AssociateRequest | Refused | None = None
         self._owes_answer = False
 
     def receive_data(self, data: bytes) -> None:
@@ -38,10 +50,10 @@ class SocksDoor(ABC):
         """Take note that the client sends no more."""
         self._ended = True
 
-    def next_event(self) -> Request | Refused | None:
+    def next_event(self) -> Request | AssociateRequest | Refused | None:
         """Return the request or the refusal that ends the negotiation, once; None when more bytes are needed.
 
-        A Request wants one `accept` or `refuse`. RemoteProtocolError when the client ended too early: close and say nothing.
+        A request wants one `accept` or `refuse`. RemoteProtocolError when the client ended too early: close and say nothing.
         """
         while self._step is not None and self._advance(self._step):
             pass
@@ -58,15 +70,15 @@ class SocksDoor(ABC):
 
     @property
     def trailing_data(self) -> bytes:
-        """What followed the request, the same as `Request.early`."""
+        """What followed the request: of a Request the same as its `early`, of an AssociateRequest nothing that means anything."""
         return self._buffer
 
     def accept(self, bound: HostPort | None = None, connection: int | None = None) -> None:
-        """Answer that the target is connected; `bound` is the address that it sees, if known."""
+        """Answer that all is ready. `bound` is the address that the target sees, if known; of an association, where to send datagrams."""
         self._answer(self._success(bound))
 
     def refuse(self, failure: Failure) -> None:
-        """Answer why the target is not connected. The connection must then be closed."""
+        """Answer why there is no connection or association. The client's connection must then be closed."""
         self._answer(self._refusal(failure.reason))
 
     @abstractmethod
@@ -101,11 +113,12 @@ class SocksDoor(ABC):
 
     def _ask(self, command: int, host: str, port: int) -> None:
         if command != wire.Command.CONNECT:
-            self._turn_down(
-                self._refusal(Reason.UNSUPPORTED), Reason.UNSUPPORTED, f"command {command:#04x}, where only CONNECT is supported"
-            )
+            self._turn_down(self._refusal(Reason.UNSUPPORTED), Reason.UNSUPPORTED, f"command {command:#04x} is not supported")
             return
-        self._outcome = Request(read_target(host, port), self._door, self._buffer, self._local)
+        self._expect_answer(Request(read_target(host, port), self._door, self._buffer, self._local))
+
+    def _expect_answer(self, request: Request | AssociateRequest) -> None:
+        self._outcome = request
         self._step = None
         self._owes_answer = True
 
@@ -158,7 +171,10 @@ class Socks5Door(SocksDoor):
         if message is None:
             return False
         request = self._take(message)
-        self._ask(request.command, request.host, request.port)
+        if request.command == wire.Command.UDP_ASSOCIATE:  # its host says nothing that the client's own address does not say better
+            self._expect_answer(AssociateRequest(request.port, self._local))
+        else:
+            self._ask(request.command, request.host, request.port)
         return True
 
     def _success(self, bound: HostPort | None) -> bytes:

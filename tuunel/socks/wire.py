@@ -58,6 +58,9 @@ class AddressType(IntEnum):
     IPV6 = 0x04
 
 
+_ADDRESS_TYPES: Final = frozenset(AddressType)
+
+
 class UnknownAddressType(RemoteProtocolError):
     """The request's address has a form that RFC 1928 does not know."""
 
@@ -100,23 +103,40 @@ def read_password(data: bytes) -> tuple[tuple[bytes, bytes], int] | None:
 def read_socks5_request(data: bytes) -> tuple[Socks5Request, int] | None:
     """Read a SOCKS5 request. UnknownAddressType for an address form that RFC 1928 does not have."""
     _check_version(data, VERSION_5)
-    if len(data) >= 4 and data[3] not in set(AddressType):  # told at once: such a client may send nothing more
-        raise UnknownAddressType(f"address type {data[3]:#04x} is not known")
-    if len(data) < 5:
+    address = read_address(data, 3)
+    if address is None:
         return None
-    match data[3]:
+    host, port, end = address
+    return Socks5Request(data[1], host, port), end
+
+
+def address_size(data: bytes, start: int) -> int | None:
+    """Tell how long atyp 1 | IPv4 4, IPv6 16, or length 1 and name | port u16 is; None when too little is here to tell.
+
+    UnknownAddressType for another atyp.
+    """
+    if len(data) > start and data[start] not in _ADDRESS_TYPES:  # told at once: such a client may send nothing more
+        raise UnknownAddressType(f"address type {data[start]:#04x} is not known")
+    if len(data) < start + 2:
+        return None
+    match data[start]:
         case AddressType.IPV4:
-            start, size = 4, 4
+            return 7
         case AddressType.IPV6:
-            start, size = 4, 16
+            return 19
         case _:
-            start, size = 5, data[4]
-    end = start + size
-    if len(data) < end + 2:
+            return 4 + data[start + 1]
+
+
+def read_address(data: bytes, start: int) -> tuple[str, int, int] | None:
+    """Read what `address_size` measures: host, port, and where they end; None when more bytes are needed."""
+    size = address_size(data, start)
+    if size is None or len(data) < start + size:
         return None
-    address = data[start:end]
-    host = _read_name(address) if data[3] == AddressType.NAME else str(ip_address(address))
-    return Socks5Request(data[1], host, int.from_bytes(data[end : end + 2])), end + 2
+    end = start + size
+    is_name = data[start] == AddressType.NAME
+    host = _read_name(data[start + 2 : end - 2]) if is_name else str(ip_address(data[start + 1 : end - 2]))
+    return host, int.from_bytes(data[end - 2 : end]), end
 
 
 def read_socks4_request(data: bytes) -> tuple[Socks4Request, int] | None:
