@@ -13,7 +13,7 @@ from tuunel.e2e.wire import FLOW_NUMBER, RecordType
 FLOW_CEILING: Final = 128 * 1024  #: bytes waiting in one flow: two of the largest datagrams, or a hundred of a packet each
 TOTAL_CEILING: Final = 2 * 1024 * 1024  #: bytes waiting in a tunnel: a second of a line of 16 Mbit/s; older datagrams help nobody
 DATAGRAM_COST: Final = 64  #: counted beside a datagram's payload, because an empty one takes memory too
-QUANTUM: Final = 1500  #: payload bytes of a flow's turn: what fits a packet goes at once, a larger datagram waits some turns
+QUANTUM: Final = 1472 + DATAGRAM_COST  #: a flow's turn: a datagram that fits an Ethernet packet goes at once, a larger one waits some turns
 
 
 @dataclass(slots=True)
@@ -58,15 +58,16 @@ class Outbox:
         In a full queue a flow that keeps to its equal share makes room: the newest datagram of the fullest flow is dropped.
         """
         lane = self._lanes.get(flow)
-        size = _cost(payload) + (lane.size if lane else 0)
-        full = self._waiting + _cost(payload) > TOTAL_CEILING
-        if size > FLOW_CEILING or (full and size > TOTAL_CEILING // (len(self._lanes) + (lane is None))):
+        cost = _cost(payload)
+        size = cost + (lane.size if lane else 0)
+        if size > FLOW_CEILING:
             return False
-        while self._waiting + _cost(payload) > TOTAL_CEILING:
-            self._drop_newest(max(self._lanes, key=lambda each: self._lanes[each].size))
-        lane = self._lanes.setdefault(flow, _Lane())
+        if self._waiting + cost > TOTAL_CEILING and not self._make_room(cost, size, flows=len(self._lanes) + (lane is None)):
+            return False
+        if lane is None:
+            lane = self._lanes[flow] = _Lane()
         lane.datagrams.append(payload)
-        self._count(lane, _cost(payload))
+        self._count(lane, cost)
         return True
 
     def forget(self, flow: int) -> None:
@@ -77,8 +78,8 @@ class Outbox:
     def take(self, limit: int = 65536) -> list[tuple[RecordType, bytes]]:
         """Take the next records off the queue: the first, and more until their bodies have `limit` bytes.
 
-        Opens and closes come first. Flows with datagrams take turns of about QUANTUM bytes, so that neither many datagrams nor large
-        ones keep other flows waiting for long.
+        Opens and closes come first. Flows with datagrams take turns of QUANTUM (deficit round robin), so that neither many datagrams
+        nor large ones keep other flows waiting for long.
         """
         records: list[tuple[RecordType, bytes]] = []
         while self and limit > 0:
@@ -96,15 +97,26 @@ class Outbox:
 
     def _next_datagram(self) -> bytes:
         flow, lane = next(iter(self._lanes.items()))
-        while lane.credit < len(lane.datagrams[0]):
+        while lane.credit < _cost(lane.datagrams[0]):
             lane.credit += QUANTUM
             self._lanes.move_to_end(flow)
             flow, lane = next(iter(self._lanes.items()))
         payload = lane.datagrams.popleft()
-        lane.credit -= len(payload)
-        self._count(lane, -_cost(payload))
+        cost = _cost(payload)
+        lane.credit -= cost
+        self._count(lane, -cost)
         self._settle(flow, lane)
         return flow.to_bytes(FLOW_NUMBER, "big") + payload
+
+    def _make_room(self, cost: int, size: int, *, flows: int) -> bool:
+        """Make room for `cost` in a full queue, on behalf of one of `flows` flows that would hold `size` with it."""
+        if size > TOTAL_CEILING // flows:
+            return False
+        while self._waiting + cost > TOTAL_CEILING:
+            # The others hold more than their shares: the fullest is one of them.
+            fullest, _ = max(self._lanes.items(), key=lambda item: item[1].size)
+            self._drop_newest(fullest)
+        return True
 
     def _drop_newest(self, flow: int) -> None:
         lane = self._lanes[flow]
