@@ -1,17 +1,20 @@
 """The agent's tunnels: grants are asked anew each time, a fault or a loss at any moment ends one tunnel and nothing else."""
 
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import anyio
 import pytest
 
-from tests.world import PATIENCE, Trio, World, echo, pool_of, trio, until, world
+from tests.world import PATIENCE, Handler, Trio, World, echo, pool_of, trio, until, world
 from tuunel import reverse as module
 from tuunel.address import HostPort
-from tuunel.e2e.wire import Command, Target
+from tuunel.e2e.wire import Command
 from tuunel.errors import Failure, PeerMismatch, Reason, Speaker, StateError
 from tuunel.events import Alarm, ConnectionClosed, ConnectionOpened, DeviceSeen
+from tuunel.listen import open_unix_listener, serve
 from tuunel.rawstream import RawStream, receive_chunk, send_bytes
 from tuunel.relay.wire import Open, PairedForward
 
@@ -174,11 +177,44 @@ async def test_a_damaged_book_lets_nobody_in_and_keeps_nobody(monkeypatch: pytes
         await alive(made, roles)
 
 
-async def test_the_other_command_is_not_supported_yet() -> None:
-    async with three() as (_, roles), pool_of(roles.home) as pool:
-        with pytest.raises(Failure) as caught:
-            await pool._try(None, roles.device, Target(Command.UDP, "", 53), b"")
-        assert (caught.value.reason, caught.value.speaker) == (Reason.UNSUPPORTED, Speaker.AGENT)
+@asynccontextmanager
+async def unix_service(handler: Handler) -> AsyncIterator[str]:
+    """A unix socket of the agent's machine: its path."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        path = Path(directory) / "service.sock"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve, [open_unix_listener(path)], handler, tasks)
+            yield str(path)
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_unix_socket_is_reached_by_the_client_whose_grant_names_it() -> None:
+    async with three() as (made, roles), unix_service(echo) as path:
+        home, device = await made.paired(roles.agent, targets=[f"unix:{path}"])
+        async with pool_of(home) as pool:
+            tunnel, bound = await pool.connect(device, HostPort(path, 0), b"hello", Command.UNIX)
+            assert bound == HostPort("0.0.0.0", 0)
+            assert await receive_chunk(tunnel, pool._buffers) == b"hello"
+            await tunnel.write_eof()
+            assert await receive_chunk(tunnel, pool._buffers) == b""
+            await tunnel.aclose()
+        opened = await roles.agent.until(ConnectionOpened)
+        assert opened.target == f"unix:{path}"
+        closed = await roles.agent.until(ConnectionClosed)
+        assert closed.reason == "done"
+
+
+async def test_a_unix_socket_that_no_grant_names_is_refused() -> None:
+    async with three() as (made, roles), unix_service(echo) as path:
+        home, device = await made.paired(roles.agent, targets=["*", "internet", f"unix:{path}2"])
+        async with pool_of(home) as pool:
+            for asked in (path, f"{path}/", path.replace("/", "//")):
+                with pytest.raises(Failure, match="a unix socket only where a target names it") as caught:
+                    await pool.connect(device, HostPort(asked, 0), command=Command.UNIX)
+                assert (caught.value.reason, caught.value.speaker) == (Reason.POLICY_DENIED, Speaker.AGENT)
+            with pytest.raises(Failure) as caught:
+                await pool.connect(device, HostPort(f"{path}2", 0), command=Command.UNIX)
+            assert (caught.value.reason, caught.value.speaker) == (Reason.CONNECTION_REFUSED, Speaker.AGENT)
 
 
 async def test_one_client_cannot_take_everything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Final
+from weakref import WeakValueDictionary
 
 import anyio
 from anyio import to_thread
@@ -15,22 +17,24 @@ from anyio.abc import TaskGroup
 
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
-from tuunel.dial import dial
+from tuunel.dial import Allow, dial, dial_unix
 from tuunel.e2e.handshake import InitReceived, OfferSecrets, Responder
 from tuunel.e2e.wire import Command, Purpose, Target
 from tuunel.errors import Failure, PeerMismatch, ProtocolError, Reason, Speaker, StateError, TuunelError
 from tuunel.establish import respond
 from tuunel.events import Alarm, DeviceSeen, Emit
-from tuunel.grants import Grants
+from tuunel.grants import Grant, Grants
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.ledger import Entry, Ledger
-from tuunel.policy import Address, Surroundings, allowed_addresses
+from tuunel.policy import Address, Surroundings, allowed_addresses, allowed_unix
 from tuunel.pump import PumpEnd, copy_both_ways
 from tuunel.rawstream import RawStream
 from tuunel.relay.wire import PairedAgent
+from tuunel.reverseflows import FlowShare, ReverseFlows
 from tuunel.tunnel import Tunnel
 
 MAX_PER_CLIENT = 1024  #: tunnels of one client at a time, standbys included: one client must not take all of the agent's descriptors
+UNNAMED: Final = HostPort("0.0.0.0", 0)  #: what stands for an address where there is none
 ALARM_INTERVAL = 1.0  #: seconds between two alarms that clients can cause at will: their flood must not fill a log
 MAX_ARRIVING = 256  #: connections of one client, by the relay's word, that have not shaken hands yet: more than a burst of a real one
 
@@ -61,8 +65,9 @@ class ReverseTunnels:
         self._buffers = BufferPool()
         self._arriving: Counter[bytes] = Counter()  # by the identity key that the relay names
         self._clients: dict[Tunnel, DeviceID] = {}
-        self._expiries: dict[Tunnel, int] = {}  # of the grants that connections were opened under
-        self._idle: set[Tunnel] = set()
+        self._expiries: dict[Tunnel, int] = {}  # of the grants that connections and flows were opened under
+        self._idle: set[Tunnel] = set()  # those that carry nothing: no connection yet, or no flow
+        self._shares: WeakValueDictionary[DeviceID, FlowShare] = WeakValueDictionary()
         self._draining = False
         self._alarmed = float("-inf")
         self._ledger = Ledger(emit)
@@ -94,6 +99,7 @@ class ReverseTunnels:
             tunnel.reset()
             del self._clients[tunnel]
             self._expiries.pop(tunnel, None)
+            self._idle.discard(tunnel)
 
     def _alarm(self, text: str) -> None:
         now = time.monotonic()
@@ -137,7 +143,7 @@ class ReverseTunnels:
         return sum(tunnel not in self._idle for tunnel in tunnels)
 
     def drop_idle(self) -> None:
-        """Cut the tunnels that only wait for a request, and take no more of them."""
+        """Cut the tunnels that carry nothing, and those that carry flows when the last of these has ended; take no more of either."""
         self._draining = True
         for tunnel in self._idle:
             tunnel.reset(Reason.SHUTDOWN)
@@ -165,7 +171,7 @@ class ReverseTunnels:
         try:
             yield
         except (StateError, OSError) as error:
-            self._emit(Alarm(str(error)))
+            self._alarm(str(error))
             raise Failure(Reason.INTERNAL, Speaker.AGENT) from error
 
     async def _serve_request(self, tunnel: Tunnel, device: DeviceID) -> None:
@@ -176,24 +182,51 @@ class ReverseTunnels:
             return  # a standby that was not needed
         finally:
             self._idle.discard(tunnel)
-        place = str(HostPort(target.host or "localhost", target.port))
-        entry = self._ledger.open(place, device=self._name(device), door="tunnel", path="relay")
         try:
-            with entry.failing():
-                end = await self._carry(tunnel, device, target, entry)
+            if target.command is Command.UDP:
+                await self._serve_flows(tunnel, device)
+            else:
+                await self._serve_connection(tunnel, device, target)
         except (Failure, OSError, ProtocolError, anyio.ClosedResourceError):
             return  # told to the forward proxy where it can be told, and written into the ledger
+
+    async def _serve_connection(self, tunnel: Tunnel, device: DeviceID, target: Target) -> None:
+        entry = self._announce(device, _shown(target))
+        with entry.failing():
+            end = await self._carry(tunnel, device, target, entry)
         entry.end(end, "" if end == PumpEnd.DONE else tunnel.cut_reason)
+
+    async def _serve_flows(self, tunnel: Tunnel, device: DeviceID) -> None:
+        try:
+            self._admitted(tunnel, device)
+        except Failure as failure:
+            await self._refuse(tunnel, failure)
+            raise
+        await tunnel.answer_connected(UNNAMED)
+        await ReverseFlows(
+            tunnel,
+            self._shares.setdefault(device, FlowShare()),
+            permit=lambda target: self._permit_flow(tunnel, device, target),
+            announce=lambda target: self._announce(device, f"{_shown_place(target)}/udp"),
+            carries=lambda number: self._set_idle(tunnel, idle=not number),
+        ).run()
+
+    def _set_idle(self, tunnel: Tunnel, *, idle: bool) -> None:
+        if not idle:
+            self._idle.discard(tunnel)
+        elif self._draining:
+            tunnel.reset(Reason.SHUTDOWN)
+        else:
+            self._idle.add(tunnel)
 
     async def _carry(self, tunnel: Tunnel, device: DeviceID, target: Target, entry: Entry) -> str:
         try:
             stream = await self._dial_beside(tunnel, device, target)
         except Failure as failure:
-            await tunnel.answer_error(failure.reason, failure.detail)
-            await tunnel.stream.aclose()
+            await self._refuse(tunnel, failure)
             raise
         try:
-            await tunnel.answer_connected(stream.local)
+            await tunnel.answer_connected(UNNAMED if stream.is_unix else stream.local)
             entry.connected(tunnel.id)
         except BaseException:
             stream.reset()
@@ -236,21 +269,52 @@ class ReverseTunnels:
         return streams[0]
 
     async def _dial(self, tunnel: Tunnel, device: DeviceID, target: Target) -> RawStream:
-        if target.command is not Command.TCP:
-            raise Failure(Reason.UNSUPPORTED, Speaker.AGENT)
+        grant = self._admitted(tunnel, device)
+        if target.command is Command.UNIX:
+            allowed_unix(grant.targets, target.host)
+            return await dial_unix(target.host, speaker=Speaker.AGENT)
+        where = HostPort(target.host, target.port)
+        return await dial(where, allow=self._allow(grant, where), speaker=Speaker.AGENT)
+
+    def _permit_flow(self, tunnel: Tunnel, device: DeviceID, target: HostPort) -> Allow:
+        if self._draining:
+            raise Failure(Reason.SHUTDOWN, Speaker.AGENT)
+        return self._allow(self._admitted(tunnel, device), target)
+
+    def _admitted(self, tunnel: Tunnel, device: DeviceID) -> Grant:
+        """Ask what the client may reach now. The tunnel will be cut when the first grant ends that something in it was opened under."""
         with self._faults_told():
             grant = self._grants.admit(device, int(time.time()))
-            around = self._surroundings()
         if grant.expires is not None:
-            self._expiries[tunnel] = grant.expires
+            self._expiries[tunnel] = min(grant.expires, self._expiries.get(tunnel, grant.expires))
+        return grant
+
+    def _allow(self, grant: Grant, target: HostPort) -> Allow:
+        with self._faults_told():
+            around = self._surroundings()
 
         def allow(addresses: list[Address]) -> list[Address]:
             return allowed_addresses(grant.targets, target.host, target.port, addresses, around)
 
-        return await dial(HostPort(target.host, target.port), allow=allow, speaker=Speaker.AGENT)
+        return allow
+
+    async def _refuse(self, tunnel: Tunnel, failure: Failure) -> None:
+        await tunnel.answer_error(failure.reason, failure.detail)
+        await tunnel.stream.aclose()
+
+    def _announce(self, device: DeviceID, place: str) -> Entry:
+        return self._ledger.open(place, device=self._name(device), door="tunnel", path="relay")
 
     def _name(self, device: DeviceID) -> str:
         try:
             return self._grants.admit(device, int(time.time())).name
         except TuunelError:
             return str(device)
+
+
+def _shown(target: Target) -> str:
+    return f"unix:{target.host}" if target.command is Command.UNIX else _shown_place(HostPort(target.host, target.port))
+
+
+def _shown_place(place: HostPort) -> str:
+    return str(HostPort(place.host or "localhost", place.port))

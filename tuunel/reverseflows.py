@@ -1,0 +1,214 @@
+"""A UDP tunnel at the agent: each flow is checked, gets a socket of its own, and ends without disturbing the others.
+
+Source: docs/spec/records.md section 6 (flows), docs/spec/policy.md section 5 (limits).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from tuunel.address import HostPort
+from tuunel.dial import Allow
+from tuunel.e2e.flows import AgentFlows, FlowData, FlowEnded, FlowRequested
+from tuunel.e2e.wire import FLOW_RECORDS, RecordType
+from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
+from tuunel.ledger import Entry
+from tuunel.targetflow import TargetFlow
+from tuunel.tunnel import Tunnel
+
+MAX_FLOWS_PER_CLIENT: Final = 1024  #: each has a descriptor, of which one client must not take all, and datagrams that wait for its client
+MAX_LOOKUPS_PER_CLIENT: Final = 64  #: names that may hang: one client must leave most of the agent's lookups to others
+BURST: Final = 64  #: records taken from the tunnel in one go: a client that floods leaves the event loop to others
+
+
+class FlowShare:
+    """What one client's flows take up, over all of its UDP tunnels: the numbers in use there, and the names that are looked up."""
+
+    def __init__(self) -> None:
+        self.tunnels: list[AgentFlows] = []
+        self.looking_up: set[_Carrier] = set()
+
+    def check(self, *, by_name: bool) -> None:
+        """Tell whether there is room for the flow whose number was just taken into use: Failure(LIMIT) when there is none."""
+        if sum(map(len, self.tunnels)) > MAX_FLOWS_PER_CLIENT:
+            raise Failure(Reason.LIMIT, Speaker.AGENT, f"{MAX_FLOWS_PER_CLIENT} flows of one client")
+        if by_name and len(self.looking_up) >= MAX_LOOKUPS_PER_CLIENT:
+            raise Failure(Reason.LIMIT, Speaker.AGENT, f"{MAX_LOOKUPS_PER_CLIENT} names looked up at a time for one client")
+
+
+@dataclass(slots=True, eq=False)
+class _Carrier:
+    """One flow: its socket at the target, and its entry in the ledger."""
+
+    flow: int
+    entry: Entry
+    target: TargetFlow
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    over: bool = False  #: its number may belong to another flow by now
+
+    def send(self, payload: bytes) -> None:
+        if self.target.send(payload):
+            self.entry.traffic.up += len(payload)
+        else:
+            self.entry.traffic.lost += 1
+
+    def end(self, reason: str, detail: str = "") -> None:
+        self.over = True
+        self.entry.end(reason, detail)
+        self.scope.cancel()
+
+
+class ReverseFlows:
+    """Serves one tunnel that was asked for UDP, from behind CONNECTED to its end. Owns `tunnel`.
+
+    `permit` is asked at every flow: it returns what chooses among the target's addresses, or raises Failure. `announce` opens a flow's
+    entry in the ledger. `carries` is told the number of flows at the start and whenever it changes.
+    """
+
+    def __init__(
+        self,
+        tunnel: Tunnel,
+        share: FlowShare,
+        *,
+        permit: Callable[[HostPort], Allow],
+        announce: Callable[[HostPort], Entry],
+        carries: Callable[[int], object],
+    ) -> None:
+        self._tunnel = tunnel
+        self._share = share
+        self._permit = permit
+        self._announce = announce
+        self._carries = carries
+        self._flows = AgentFlows(self._count_lost)
+        self._carriers: dict[int, _Carrier] = {}
+        self._news = anyio.Event()  # for the writer
+
+    async def run(self) -> None:
+        """Serve until the forward proxy ends the tunnel, which is then closed, or until it is cut. Raises OSError when closing fails."""
+        self._share.tunnels.append(self._flows)
+        try:
+            self._carries(0)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._write)
+                ended = await self._read(tasks)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._share.tunnels.remove(self._flows)
+        if ended:
+            await self._tunnel.write_eof()
+            await self._tunnel.aclose()
+
+    async def _read(self, tasks: TaskGroup) -> bool:
+        """Take records until FIN: True; False when the tunnel is cut. No flow is carried any more then."""
+        ended = False
+        try:
+            while not ended:
+                await self._tunnel.wait_for_records()
+                ended = self._take_burst(tasks)
+                self._news.set()
+        except (OSError, anyio.ClosedResourceError):
+            pass  # the tunnel says why
+        except RemoteProtocolError:
+            self._tunnel.reset()
+        while self._carriers:
+            self._carriers.popitem()[1].end("done" if ended else "reset", self._tunnel.cut_reason)
+        return ended
+
+    def _take_burst(self, tasks: TaskGroup) -> bool:
+        """Handle the records that are here, a burst at most. True at FIN."""
+        for _ in range(BURST):
+            record = self._tunnel.take(*FLOW_RECORDS, RecordType.FIN)
+            if record is None or record[0] is RecordType.FIN:
+                return record is not None
+            match self._flows.receive(*record):
+                case FlowData(flow, payload):
+                    self._carriers[flow].send(payload)
+                case FlowEnded(flow):
+                    self._carriers.pop(flow).end("done")
+                    self._carries(len(self._carriers))
+                case FlowRequested(flow, target):
+                    self._open(flow, target, tasks)
+                    return False  # asking the policy costs more than a burst of datagrams
+        return False
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while self._flows.outbox:
+                    await self._tunnel.send_records(self._flows.outbox.take())
+                self._news = anyio.Event()
+                await self._news.wait()
+        except (OSError, anyio.ClosedResourceError):
+            self._tunnel.reset()  # which ends the reader, too
+
+    def _open(self, flow: int, target: HostPort, tasks: TaskGroup) -> None:
+        by_name = _is_name(target.host)
+        try:
+            self._share.check(by_name=by_name)  # before there is an entry: thousands that are refused must not fill a log
+            entry = self._announce(target)
+            with entry.failing():
+                allow = self._permit(target)
+        except Failure as failure:
+            self._flows.close(flow, failure.reason, failure.detail)
+            return
+
+        def deliver(payload: bytes) -> None:
+            self._deliver(carrier, payload)
+
+        carrier = _Carrier(flow, entry, TargetFlow(target, allow=allow, speaker=Speaker.AGENT, deliver=deliver))
+        self._carriers[flow] = carrier
+        self._carries(len(self._carriers))
+        if by_name:
+            self._share.looking_up.add(carrier)
+        tasks.start_soon(self._carry, carrier)
+
+    async def _carry(self, carrier: _Carrier) -> None:
+        try:
+            with carrier.scope, carrier.entry.failing():
+                await carrier.target.run(lambda bound: self._opened(carrier, bound))
+            self._close(carrier)
+        except Failure as failure:
+            self._close(carrier, failure.reason, failure.detail)
+        finally:
+            self._share.looking_up.discard(carrier)
+
+    def _opened(self, carrier: _Carrier, bound: HostPort) -> None:
+        self._share.looking_up.discard(carrier)
+        if not carrier.over:
+            carrier.entry.connected(self._tunnel.id)
+            self._flows.opened(carrier.flow, bound)
+            self._news.set()
+
+    def _deliver(self, carrier: _Carrier, payload: bytes) -> None:
+        if carrier.over:
+            return
+        if self._flows.send(carrier.flow, payload):
+            carrier.entry.traffic.down += len(payload)
+            self._news.set()
+        else:
+            carrier.entry.traffic.lost += 1
+
+    def _close(self, carrier: _Carrier, reason: Reason | None = None, detail: str = "") -> None:
+        """End a flow from this side: idle, refused, or in fault."""
+        if not carrier.over:
+            carrier.end("done")  # unless a failure has ended its entry
+            del self._carriers[carrier.flow]
+            self._flows.close(carrier.flow, reason, detail)
+            self._news.set()
+            self._carries(len(self._carriers))
+
+    def _count_lost(self, flow: int) -> None:
+        if carrier := self._carriers.get(flow):
+            carrier.entry.traffic.lost += 1
+
+
+def _is_name(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return bool(host)
+    return False
