@@ -70,6 +70,7 @@ class Reason(StrEnum):
     BAD_REQUEST = "BAD_REQUEST"
     BAD_RESPONSE = "BAD_RESPONSE"
     FORBIDDEN_ORIGIN = "FORBIDDEN_ORIGIN"
+    FORBIDDEN_HOST = "FORBIDDEN_HOST"
     REFUSED_BY_SETTING = "REFUSED_BY_SETTING"
 
 
@@ -250,6 +251,11 @@ ANSWERS: Final[dict[Reason, Answer]] = {
         2, 403, "http_request_denied", 53,
         "a web page from elsewhere may not reach a .tuunel host through the proxy",
         "open the .tuunel address directly in the browser",
+    ),
+    Reason.FORBIDDEN_HOST: Answer(
+        2, 403, "http_request_denied", 56,
+        "this forward serves no request under that Host",
+        "open it under a name that its --http-hosts lists, or add this one there",
     ),
     Reason.REFUSED_BY_SETTING: Answer(
         2, 403, "http_request_denied", 54,
