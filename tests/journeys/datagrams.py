@@ -85,7 +85,7 @@ def answering(answer: Answer, *, host: str = LOOPBACK) -> Iterator[DatagramTarge
         sock.close()
 
 
-def echo(data: bytes) -> bytes:
+def echo_datagrams(data: bytes) -> bytes:
     """Answer a datagram with itself."""
     return data
 
@@ -168,8 +168,8 @@ def associated(proxy: Address, *, declare: bool = False) -> Iterator[Association
     with contextlib.closing(doors.connect(proxy)) as control, contextlib.closing(bound(proxy[0])) as sock:
         control.sendall(b"\x05\x01\x00")
         assert read_exactly(control, 2) == b"\x05\x00"
-        own = sock.getsockname()[:2] if declare else ("::" if ":" in proxy[0] else "0.0.0.0", 0)
-        control.sendall(doors.socks5_request(*own, command=3))
+        host, port = sock.getsockname()[:2] if declare else ("::" if ":" in proxy[0] else "0.0.0.0", 0)
+        control.sendall(doors.socks5_request(host, port, command=3))
         code, relay = read_reply(control)
         assert code == 0, f"reply {code}"
         yield Association(control, sock, relay)

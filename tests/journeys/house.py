@@ -2,9 +2,9 @@
 
     here (test, relay, laptop)  10.213.77.1 -- 10.213.77.2  house (agent)  10.213.78.1 -- 10.213.78.2  LAN host, 203.0.113.10
 
-Nothing but the agent can reach the LAN host. The house resolves names by its own hosts file, has no default route, and has
-one network that its router calls unreachable. The LAN host is also the house's public Internet: it answers at one address that
-is neither private nor on any interface of the house.
+Nothing but the agent can reach the LAN host. The house resolves names by its own hosts file; its name server is the LAN host,
+where none runs unless a test starts one. It has no default route, and one network that its router calls unreachable. The LAN
+host is also the house's public Internet: it answers at one address that is neither private nor on any interface of the house.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ def _networks(ip: str) -> Iterator[tuple[str, str]]:
     try:
         etc.mkdir(parents=True)
         (etc / "hosts").write_text(HOSTS)
-        (etc / "resolv.conf").write_text("")
+        (etc / "resolv.conf").write_text(f"nameserver {LAN_HOST}\noptions timeout:2 attempts:1\n")
         for command in (
             f"netns add {house}",
             f"netns add {lan}",

@@ -88,6 +88,13 @@ class Running:
         assert first["event"] == "ready", first
         return first
 
+    def told(self, event: str) -> Json:
+        """Return the next event of this kind, of a long-running `--json` command."""
+        while True:
+            said: Json = json.loads(self.line())
+            if said["event"] == event:
+                return said
+
     def errors(self) -> str:
         """Return what it has written to stderr so far."""
         if self._errors.closed:

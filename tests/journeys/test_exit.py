@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.journeys import doors
-from tests.journeys.house import LAN_HOST, LAN_PAGE, PUBLIC_HOST, PUBLIC_NETWORK, House
+from tests.journeys.datagrams import answering, associated, shout
+from tests.journeys.house import ECHO_PORT, LAN_HOST, LAN_PAGE, PUBLIC_HOST, PUBLIC_NETWORK, House
 from tests.journeys.peers import program
 from tests.journeys.processes import run
 from tests.journeys.verdicts import ask_http, ask_http_connect, ask_nc, socks_codes
@@ -98,3 +99,26 @@ def test_an_exit_device_that_is_not_known_is_told_at_once(own: World) -> None:
     proxy = own.proxy(own.machine(), "--other", "via:nowhere")
     with doors.socks5(proxy.address, PUBLIC_HOST, 8080) as opened:
         assert opened.answer.code == ANSWERS[Reason.UNKNOWN_NAME].socks
+
+
+class TestDatagrams:
+    """UDP leaves the same way, and policy is asked for each flow."""
+
+    def test_the_default_grant_reaches_the_network_around_the_agent_and_not_the_internet(self, at_home: Traveller) -> None:
+        with associated(at_home.proxy.address) as association:
+            association.send(PUBLIC_HOST, ECHO_PORT, b"not granted")
+            for host in (LAN_HOST, "printer.lan", f"{LAN_HOST}.home.tuunel"):
+                assert association.ask(host, ECHO_PORT, b"granted") == b"granted"
+
+    def test_a_grant_of_the_internet_opens_it_and_nothing_else(self, abroad: Traveller) -> None:
+        with associated(abroad.proxy.address) as association:
+            association.send(LAN_HOST, ECHO_PORT, b"not granted")
+            for host in (PUBLIC_HOST, PUBLIC_NAME):
+                assert association.ask(host, ECHO_PORT, b"granted") == b"granted"
+
+    def test_a_route_takes_only_what_it_names(self, own: World, house: House) -> None:
+        proxy = own.proxy(own.laptop(house.agent.new_invite()), "--route", f"{LAN_HOST}/32=home", "--route", "*.lan=home")
+        with associated(proxy.address) as association, answering(shout) as near:
+            for host in (LAN_HOST, "printer.lan"):
+                assert association.ask(host, ECHO_PORT, b"via home") == b"via home"
+            assert association.ask(LOOPBACK, near.port, b"direct") == b"DIRECT"

@@ -87,10 +87,19 @@ class Proxy:
 
 @dataclass
 class Forwards:
-    """A running `tuunel forward`; `listens` are the places where it listens, in the order in which they were given."""
+    """A running `tuunel forward`; `listens` are the places where it listens, in the order in which they were given.
+
+    As a context manager it ends with the block.
+    """
 
     process: Running
     listens: list[str]
+
+    def __enter__(self) -> "Forwards":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.process.stop()
 
     @property
     def ports(self) -> list[int]:
