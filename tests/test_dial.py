@@ -2,16 +2,19 @@
 
 import errno
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 import anyio
 import pytest
 
+from tests.world import PATIENCE, unchanged_descriptors
 from tuunel import dial as dialling
 from tuunel.address import HostPort
-from tuunel.dial import Address, dial, resolve
+from tuunel.dial import Address, dial, dial_datagram, dial_unix, resolve
 from tuunel.errors import Failure, Reason, Speaker
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +45,21 @@ def refusing_port() -> Iterator[int]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
+
+
+@pytest.fixture
+def service() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(PATIENCE)
+        yield sock
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A free path, short enough for a unix socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory) / "x"
 
 
 def port_of(sock: socket.socket) -> int:
@@ -263,6 +281,148 @@ class TestFailures:
         with pytest.raises(Failure) as caught:
             await dial(HostPort("127.0.0.1", 9), allow=deny)
         assert caught.value.reason == Reason.POLICY_REVOKED
+
+
+class TestDatagrams:
+    async def test_a_socket_connected_to_the_target_is_given(self, service: socket.socket) -> None:
+        sock = await dial_datagram(HostPort("", port_of(service)), allow=everything)
+        assert sock.send(b"hello")
+        data, sender = service.recvfrom(100)
+        assert (data, sender) == (b"hello", (sock.local.host, sock.local.port))
+        service.sendto(b"back", sender)
+        await sock.wait_readable()
+        assert sock.receive() == b"back"
+        sock.close()
+
+    async def test_a_stranger_cannot_send_to_it(self, service: socket.socket) -> None:
+        sock = await dial_datagram(HostPort("127.0.0.1", port_of(service)), allow=everything)
+        address = (sock.local.host, sock.local.port)
+        for stranger in (("127.0.0.1", 0), ("127.0.0.2", port_of(service))):  # another port, another address
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.bind(stranger)
+                other.sendto(b"from a stranger", address)
+        service.sendto(b"from the target", address)
+        await sock.wait_readable()
+        assert sock.receive() == b"from the target"
+        assert sock.receive() is None
+        sock.close()
+
+    async def test_nor_in_the_moment_between_binding_and_connecting(self, service: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+
+            class Watched(socket.socket):
+                def connect(self, address: tuple[str, int]) -> None:  # type: ignore[override]
+                    self.bind(("127.0.0.1", 0))
+                    for _ in range(100):
+                        stranger.sendto(b"too early", self.getsockname())
+                    super().connect(address)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "socket", Watched)
+                sock = await dial_datagram(HostPort("127.0.0.1", port_of(service)), allow=everything)
+        assert sock.receive() is None
+        sock.close()
+
+    async def test_only_what_is_allowed_is_connected_to(self, service: socket.socket) -> None:
+        sock = await dial_datagram(HostPort("", port_of(service)), allow=lambda _: [V6])
+        assert sock.local.host == "::1"
+        sock.close()
+
+    async def test_an_address_without_a_way_to_it_is_passed_over(self, service: socket.socket) -> None:
+        nowhere = IPv6Address("fe80::1%4000000000")
+        sock = await dial_datagram(HostPort("", port_of(service)), allow=lambda _: [nowhere, V4])
+        assert sock.local.host == "127.0.0.1"
+        sock.close()
+
+    async def test_when_there_is_no_way_to_any_the_reason_is_told(self) -> None:
+        with unchanged_descriptors(), pytest.raises(Failure) as caught:
+            await dial_datagram(HostPort("fe80::1%4000000000", 9), allow=everything, speaker=Speaker.AGENT)
+        assert (caught.value.reason, caught.value.speaker) == (Reason.NET_UNREACHABLE, Speaker.AGENT)
+
+    async def test_broadcast_is_refused_by_the_kernel_whatever_the_rule_says(self) -> None:
+        with unchanged_descriptors(), pytest.raises(Failure) as caught:
+            await dial_datagram(HostPort("255.255.255.255", 9), allow=everything)
+        assert caught.value.reason is not Reason.CONNECTION_REFUSED
+
+    async def test_port_0_is_no_service(self) -> None:
+        with pytest.raises(Failure) as caught:
+            await dial_datagram(HostPort("127.0.0.1", 0), allow=everything, speaker=Speaker.AGENT)
+        assert (caught.value.reason, caught.value.speaker) == (Reason.CONNECTION_REFUSED, Speaker.AGENT)
+
+    async def test_a_connection_with_itself_is_a_refusal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Bound(socket.socket):
+            def connect(self, address: tuple[str, int]) -> None:  # type: ignore[override]
+                self.bind(address)
+                super().connect(address)
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = port_of(probe)
+        monkeypatch.setattr(socket, "socket", Bound)
+        with unchanged_descriptors(), pytest.raises(Failure) as caught:
+            await dial_datagram(HostPort("127.0.0.1", port), allow=everything)
+        assert caught.value.reason == Reason.CONNECTION_REFUSED
+
+    async def test_no_address_left_is_denied_and_no_answer_of_the_resolver_a_timeout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(Failure) as caught:
+            await dial_datagram(HostPort("127.0.0.1", 9), allow=lambda _: [])
+        assert caught.value.reason == Reason.POLICY_DENIED
+        monkeypatch.setattr(dialling, "_look_up", lambda *_: anyio.sleep_forever())
+        with pytest.raises(Failure) as caught:
+            await dial_datagram(HostPort("slow.example", 9), allow=everything, timeout=0.01)
+        assert caught.value.reason == Reason.CONNECT_TIMEOUT
+
+
+class TestUnixSockets:
+    async def test_the_socket_at_the_path_is_connected_to(self, place: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(place))
+            listener.listen()
+            stream = await dial_unix(str(place))
+            accepted, _ = listener.accept()
+            with accepted:
+                await stream.send_all(b"hello")
+                assert accepted.recv(10) == b"hello"
+            stream.close()
+
+    async def test_a_full_queue_is_waited_for(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(place))
+            listener.listen(0)
+            with socket.socket(socket.AF_UNIX) as first:
+                first.connect(str(place))
+                with unchanged_descriptors(), pytest.raises(Failure) as caught:
+                    await dial_unix(str(place), timeout=0.01)
+                assert caught.value.reason == Reason.CONNECT_TIMEOUT
+
+                async def make_room(_: float) -> None:
+                    listener.accept()[0].close()
+
+                monkeypatch.setattr(anyio, "sleep", make_room)
+                stream = await dial_unix(str(place))
+                stream.close()
+
+    @pytest.mark.parametrize("kind", ["nothing", "a file", "nobody", "datagrams", "no directory"])
+    async def test_what_cannot_be_connected_to_is_told_with_the_systems_word(self, kind: str, place: Path) -> None:
+        match kind:
+            case "a file":
+                place.write_bytes(b"")
+            case "nobody":
+                with socket.socket(socket.AF_UNIX) as sock:
+                    sock.bind(str(place))
+            case "datagrams":
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                    sock.bind(str(place))
+            case "no directory":
+                place = place / "below" / "nothing"
+        with unchanged_descriptors(), pytest.raises(Failure, match=str(place)) as caught:
+            await dial_unix(str(place), speaker=Speaker.AGENT)
+        assert (caught.value.reason, caught.value.speaker) == (Reason.CONNECTION_REFUSED, Speaker.AGENT)
+
+    async def test_a_path_that_no_socket_can_have_is_told(self) -> None:
+        with unchanged_descriptors(), pytest.raises(Failure) as caught:
+            await dial_unix("/" + "x" * 200)
+        assert caught.value.reason == Reason.CONNECTION_REFUSED
 
 
 def failing(codes: dict[Address, int]) -> object:
