@@ -125,10 +125,11 @@ class Tunnel:
 
     def reset(self, reason: Reason | None = None) -> None:
         """Cut the tunnel: RESET (with `reason`) if the connection takes it at once, and a TCP reset in any case. Idempotent."""
-        if not (self._sending.locked() or self._torn or self.cut_reason or self.closed):
-            with suppress(OSError):
-                self.stream.send_now(self._sealer.seal(RecordType.RESET, Reset(reason).encode()))
-        self.cut_reason = self.cut_reason or f"cut at this end{f' ({reason})' if reason else ''}"
+        if not (self.cut_reason or self.closed):
+            if not (self._sending.locked() or self._torn):
+                with suppress(OSError):
+                    self.stream.send_now(self._sealer.seal(RecordType.RESET, Reset(reason).encode()))
+            self.cut_reason = f"cut at this end{f' ({reason})' if reason else ''}"
         self._end()
 
     async def aclose(self) -> None:
