@@ -132,3 +132,19 @@ class RecordReader:
         if plain[0] == 0x20:
             self.secret, self.number = xl(self.secret, "update"), 0
         return plain[0], plain[1:]
+
+
+def read_flow_record(kind: int, body: bytes, *, from_agent: bool) -> tuple[object, ...]:
+    """What a flow record says: its flow, "open" or "bound" with host and port, "close" with code and detail, or "datagram"."""
+    flow, rest = int.from_bytes(body[:2], "big"), body[2:]
+    if kind == 0x30:
+        return flow, "datagram", rest
+    assert len(body) % 256 == 0
+    if kind == 0x31:
+        end = 1 + rest[0]
+        assert not any(rest[end + 2 :])
+        return flow, "bound" if from_agent else "open", rest[1:end].decode(), int.from_bytes(rest[end : end + 2], "big")
+    assert kind == 0x32
+    end = 2 + rest[1]
+    assert not any(rest[end:])
+    return flow, "close", rest[0], rest[2:end].decode()

@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.decoder import RecordReader, read_handshake, xl
+from tests.e2e.decoder import RecordReader, read_flow_record, read_handshake, xl
 from tests.e2e.tunnels import AGENT, Stream
 from tests.e2e.vectors import PATH, make_vectors
+from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
+from tuunel.e2e.flows import AgentFlows, FlowData, FlowEnded, FlowReady, FlowRequested, ForwardFlows
 from tuunel.e2e.records import RecordOpener
-from tuunel.e2e.wire import Direction
+from tuunel.e2e.wire import FLOW_RECORDS, Direction, RecordType
+from tuunel.errors import Reason
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())
-HANDSHAKES = ("invite", "standby", "refused")
+HANDSHAKES = ("invite", "standby", "flows", "refused")
 DIRECTIONS = {"f2r": Direction.FORWARD_TO_AGENT, "r2f": Direction.AGENT_TO_FORWARD}
-BOTH = [(name, direction) for name in ("invite", "standby") for direction in DIRECTIONS]
+BOTH = [(name, direction) for name in ("invite", "standby", "flows") for direction in DIRECTIONS]
 
 
 def test_tuunel_makes_the_frozen_bytes() -> None:
@@ -51,6 +54,47 @@ def test_tuunel_reads_every_record(name: str, direction: str) -> None:
     assert stream.feed(whole) == [(kind, bytes.fromhex(body)) for kind, body, _ in case[f"{direction}_records"]]
 
 
+def flow_records(direction: str) -> list[tuple[RecordType, bytes]]:
+    records = [(RecordType(kind), bytes.fromhex(body)) for kind, body, _ in VECTORS["flows"][f"{direction}_records"]]
+    return [(kind, body) for kind, body in records if kind in FLOW_RECORDS]
+
+
+def test_a_second_decoder_reads_what_flows_say() -> None:
+    assert [read_flow_record(kind, body, from_agent=False) for kind, body in flow_records("f2r")] == [
+        (0, "open", "192.168.1.1", 53),
+        (0, "datagram", b"question"),
+        (1, "open", "", 9999),
+        (1, "datagram", b""),
+        (1, "close", 0, ""),
+        (0, "close", 0, ""),
+    ]
+    assert [read_flow_record(kind, body, from_agent=True) for kind, body in flow_records("r2f")] == [
+        (0, "bound", "192.168.1.2", 40000),
+        (1, "close", 0x10, "nobody listens"),
+        (0, "datagram", b"answer"),
+        (0, "close", 0, ""),
+    ]
+
+
+def test_tuunel_reads_what_flows_say() -> None:
+    agent, forward = AgentFlows(lambda _: None), ForwardFlows(lambda _: None)
+    assert [agent.receive(kind, body) for kind, body in flow_records("f2r")] == [
+        FlowRequested(0, HostPort("192.168.1.1", 53)),
+        FlowData(0, b"question"),
+        FlowRequested(1, HostPort("", 9999)),
+        FlowData(1, b""),
+        FlowEnded(1, None, ""),
+        FlowEnded(0, None, ""),
+    ]
+    assert [forward.open(HostPort("192.168.1.1", 53)), forward.open(HostPort("", 9999))] == [0, 1]
+    assert [forward.receive(kind, body) for kind, body in flow_records("r2f")] == [
+        FlowReady(0, HostPort("192.168.1.2", 40000)),
+        FlowEnded(1, Reason.CONNECTION_REFUSED, "nobody listens"),
+        FlowData(0, b"answer"),
+        FlowEnded(0, None, ""),
+    ]
+
+
 def test_the_refusal_names_its_reason() -> None:
     assert VECTORS["refused"]["refused"] == "NOT_PAIRED"
     assert VECTORS["refused"]["status"] == 0x01
@@ -59,6 +103,12 @@ def test_the_refusal_names_its_reason() -> None:
 def test_literal_bodies() -> None:
     assert VECTORS["bodies"]["connect"] == ("01" + "0c" + b"home.example".hex() + "01bb").ljust(512, "0")
     assert VECTORS["bodies"]["connect_localhost"] == "01000016".ljust(512, "0")
+    assert VECTORS["bodies"]["connect_udp"] == "02000000".ljust(512, "0")
+    assert VECTORS["bodies"]["connect_unix"] == ("03" + "10" + b"/run/docker.sock".hex() + "0000").ljust(512, "0")
+    assert VECTORS["bodies"]["flow_open"] == ("1234" + "0c" + b"home.example".hex() + "0035").ljust(512, "0")
+    assert VECTORS["bodies"]["flow_opened"] == ("1234" + "09" + b"127.0.0.1".hex() + "c738").ljust(512, "0")
+    assert VECTORS["bodies"]["flow_close"] == ("1234" + "03" + "0b" + b"not for you".hex()).ljust(512, "0")
+    assert VECTORS["bodies"]["flow_idle"] == "1234".ljust(512, "0")
     assert VECTORS["bodies"]["connected"] == ("09" + b"127.0.0.1".hex() + "c738").ljust(512, "0")
     assert VECTORS["bodies"]["error"] == ("10" + "0e" + b"nobody listens".hex()).ljust(512, "0")
     assert VECTORS["bodies"]["reset"] == "00"
@@ -70,7 +120,8 @@ def test_the_specification_quotes_the_vectors(page: str) -> None:
     quoted = re.findall(r"\b[0-9a-f]{24,}\b", text)
     case = VECTORS["invite"]
     known = {value for value in case.values() if isinstance(value, str)}
-    known |= {record for direction in DIRECTIONS for _, _, record in case[f"{direction}_records"]}
+    known |= {record for name, direction in BOTH for _, _, record in VECTORS[name][f"{direction}_records"]}
+    known |= {VECTORS["flows"][direction] for direction in DIRECTIONS}
     known.add(xl(bytes.fromhex(case["f2r"]), "update").hex())
     assert len(quoted) > 7
     assert set(quoted) <= known

@@ -10,6 +10,7 @@ from tests.e2e.decoder import read_handshake
 from tests.e2e.tunnels import AGENT, FORWARD, INVITE, NOW, RELAY_ID, private_point
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
+from tuunel.e2e.flows import FlowClose, FlowOpen, FlowOpened
 from tuunel.e2e.handshake import Initiator, Responder, encapsulate
 from tuunel.e2e.offer import make_offer
 from tuunel.e2e.records import RecordSealer
@@ -44,7 +45,7 @@ def make_case(name: str, fixed: dict[str, Any], *, refusal: Reason | None = None
     )
     opened = initiator.open_message()
     initiator.receive_offer(offer)
-    init = initiator.init(Purpose.CONNECT if with_invite else Purpose.STANDBY)
+    init = initiator.init(Purpose.STANDBY if name in ("standby", "refused") else Purpose.CONNECT)
     responder = Responder(AGENT, secrets, FORWARD.public_bytes, opened, NOW, buffers=buffers)
     responder.receive_init(init)
     accept = responder.accept("home") if refusal is None else responder.refuse(refusal)
@@ -72,8 +73,9 @@ def make_case(name: str, fixed: dict[str, Any], *, refusal: Reason | None = None
             case["refused"] = str(failure.reason)
         return case
     initiator.receive_accept(accept)
-    case["f2r_records"] = _forward_records(initiator.sealer)
-    case["r2f_records"] = _agent_records(responder.sealer)
+    forward_records, agent_records = (_forward_flows, _agent_flows) if name == "flows" else (_forward_records, _agent_records)
+    case["f2r_records"] = forward_records(initiator.sealer)
+    case["r2f_records"] = agent_records(responder.sealer)
     return case
 
 
@@ -101,6 +103,30 @@ def _agent_records(sealer: RecordSealer) -> list[list[Any]]:
     ]
 
 
+def _forward_flows(sealer: RecordSealer) -> list[list[Any]]:
+    return [
+        _record(sealer, RecordType.CONNECT, Target(Command.UDP, "", 0).encode()),
+        _record(sealer, RecordType.FLOW_OPEN, FlowOpen(0, "192.168.1.1", 53).encode()),
+        _record(sealer, RecordType.DGRAM, b"\0\0question"),
+        _record(sealer, RecordType.FLOW_OPEN, FlowOpen(1, "", 9999).encode()),
+        _record(sealer, RecordType.DGRAM, b"\0\1"),
+        _record(sealer, RecordType.FLOW_CLOSE, FlowClose(1, None, "").encode()),
+        _record(sealer, RecordType.FLOW_CLOSE, FlowClose(0, None, "").encode()),
+        _record(sealer, RecordType.FIN, FIN_BODY),
+    ]
+
+
+def _agent_flows(sealer: RecordSealer) -> list[list[Any]]:
+    return [
+        _record(sealer, RecordType.CONNECTED, Connected(HostPort("0.0.0.0", 0)).encode()),
+        _record(sealer, RecordType.FLOW_OPEN, FlowOpened(0, HostPort("192.168.1.2", 40000)).encode()),
+        _record(sealer, RecordType.FLOW_CLOSE, FlowClose(1, Reason.CONNECTION_REFUSED, "nobody listens").encode()),
+        _record(sealer, RecordType.DGRAM, b"\0\0answer"),
+        _record(sealer, RecordType.FLOW_CLOSE, FlowClose(0, None, "").encode()),
+        _record(sealer, RecordType.FIN, FIN_BODY),
+    ]
+
+
 def _record(sealer: RecordSealer, kind: RecordType, body: bytes) -> list[Any]:
     return [int(kind), body.hex(), sealer.seal(kind, body).hex()]
 
@@ -109,6 +135,12 @@ def make_vectors(fixed: dict[str, dict[str, Any]]) -> dict[str, Any]:
     bodies = {
         "connect": Target(Command.TCP, "home.example", 443),
         "connect_localhost": Target(Command.TCP, "", 22),
+        "connect_udp": Target(Command.UDP, "", 0),
+        "connect_unix": Target(Command.UNIX, "/run/docker.sock", 0),
+        "flow_open": FlowOpen(0x1234, "home.example", 53),
+        "flow_opened": FlowOpened(0x1234, HostPort("127.0.0.1", 51000)),
+        "flow_close": FlowClose(0x1234, Reason.POLICY_DENIED, "not for you"),
+        "flow_idle": FlowClose(0x1234, None, ""),
         "connected": Connected(HostPort("127.0.0.1", 51000)),
         "error": Error(Reason.CONNECTION_REFUSED, "nobody listens"),
         "reset": Reset(None),
@@ -116,6 +148,7 @@ def make_vectors(fixed: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "invite": make_case("invite", fixed["invite"]),
         "standby": make_case("standby", fixed["standby"]),
+        "flows": make_case("flows", fixed["flows"]),
         "refused": make_case("refused", fixed["refused"], refusal=Reason.NOT_PAIRED),
         "bodies": {name: body.encode().hex() for name, body in bodies.items()},
     }
@@ -125,7 +158,7 @@ def main() -> None:
     kem_public = MLKEM768PrivateKey.from_seed_bytes(bytes(range(64))).public_key().public_bytes_raw()
     fixed = {}
     stored = json.loads(PATH.read_text()) if PATH.exists() else {}
-    for name in ("invite", "standby", "refused"):
+    for name in ("invite", "standby", "flows", "refused"):
         secret, ciphertext = encapsulate(kem_public)
         fixed[name] = stored.get(name) or {"kem_secret": secret.hex(), "kem_ciphertext": ciphertext.hex()}
     PATH.write_text(json.dumps(make_vectors(fixed), indent=1) + "\n")
