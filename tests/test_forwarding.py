@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from tuunel.address import HostPort
 from tuunel.errors import Failure, Reason, TuunelError, UsageError
-from tuunel.forwarding import DEFAULT_BIND, MAX_UNIX_PATH, Destination, Forwarding, parse_forwardings, read_destination
+from tuunel.forwarding import DEFAULT_BIND, Destination, Forwarding, parse_forwardings, read_destination
+from tuunel.policy import MAX_UNIX_PATH
 
 DOCKER = "/run/docker.sock"
 
@@ -83,11 +84,12 @@ def test_without_an_address_only_this_machine_is_listened_on() -> None:
         ("run/x.sock:home.tuunel:80", "no place to listen on", "begins with /"),
         ("./x.sock:home.tuunel:80", "no place to listen on", "begins with /"),
         # unix sockets of the device
-        ("8081:home.tuunel:unix:docker.sock", "no path", "begins with /"),
-        ("8081:home.tuunel:unix:", "no path", "begins with /"),
-        ("8081:home.tuunel:unix:/a b", "can be no unix socket", "no spaces"),
-        ("8081:home.tuunel:unix:/\u00e4", "can be no unix socket", "ASCII"),
-        ("8081:home.tuunel:unix:/" + "x" * MAX_UNIX_PATH, "can be no unix socket", "107"),
+        ("8081:home.tuunel:unix:docker.sock", "no path", "unix:/run/docker.sock"),
+        ("8081:home.tuunel:unix:", "no path", "unix:/run/docker.sock"),
+        ("8081:home.tuunel:unix:/run/../docker.sock", "no path", "without detours"),
+        ("8081:home.tuunel:unix:/a b", "no spaces", ""),
+        ("8081:home.tuunel:unix:/\u00e4", "ASCII", ""),
+        ("8081:home.tuunel:unix:/" + "x" * MAX_UNIX_PATH, "at most 107", ""),
         (f"8081:192.168.1.10.home.tuunel:unix:{DOCKER}", "another machine", "NAME.tuunel"),
         (f"8081:home:unix:{DOCKER}", "not a .tuunel name", "home.tuunel"),
     ],

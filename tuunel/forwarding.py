@@ -7,10 +7,9 @@ from typing import Final
 
 from tuunel.address import HostPort, parse_tuunel_name
 from tuunel.errors import UsageError
+from tuunel.policy import UNIX, read_unix_path
 
 DEFAULT_BIND: Final = "127.0.0.1"
-UNIX: Final = "unix:"  #: in front of the path of a unix socket on a device
-MAX_UNIX_PATH: Final = 107  #: bytes: sun_path of Linux has 108, the last of which is a zero
 _EXAMPLE: Final = "write PORT:NAME.tuunel:PORT, for example 8080:home.tuunel:80"
 
 
@@ -83,7 +82,7 @@ def read_destination(text: str) -> Destination:
 
 
 def _read_unix(host: str, path: str) -> Destination:
-    check_unix_path(path)
+    read_unix_path(path)
     if path.endswith("/udp"):
         raise UsageError(f"{path} cannot be reached: a unix socket carries no UDP", "leave /udp away")
     name = _read_name(host)
@@ -93,14 +92,6 @@ def _read_unix(host: str, path: str) -> Destination:
             f"{host} is another machine than the device: only the device's own unix sockets can be reached", "write NAME.tuunel"
         )
     return Destination(name, 0, path)
-
-
-def check_unix_path(path: str) -> None:
-    """Refuse what a device would not take for the path of a unix socket: UsageError. docs/spec/records.md, CONNECT."""
-    if not path.startswith("/"):
-        raise UsageError(f"{path!r} is no path of a unix socket", "it begins with /, for example unix:/run/docker.sock")
-    if len(path) > MAX_UNIX_PATH or not all("!" <= character <= "~" for character in path):
-        raise UsageError(f"{path!r} can be no unix socket", f"its path has at most {MAX_UNIX_PATH} printable ASCII characters, no spaces")
 
 
 def _read_name(host: str) -> str:

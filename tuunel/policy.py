@@ -144,7 +144,7 @@ def parse_target_pattern(text: str) -> TargetPattern:
         raise UsageError(f"a target pattern has at most {MAX_PATTERN} characters")
     normal = plain.lower()
     if normal.startswith(UNIX):
-        path = _read_path(plain[len(UNIX) :])
+        path = read_unix_path(plain[len(UNIX) :])
         return TargetPattern(f"{UNIX}{path}", Scope.UNIX, (), name=path)
     where, ports_text = _split(normal)
     ports = ALL_PORTS if ports_text is None else _read_ports(ports_text, normal)
@@ -300,7 +300,8 @@ def _read_network(text: str) -> Network:
     return network
 
 
-def _read_path(text: str) -> str:
+def read_unix_path(text: str) -> str:
+    """Check the path of a unix socket: absolute, without detours, as CONNECT can carry it. UsageError says what is wrong."""
     root, *parts = text.split("/")
     if root or not parts or any(part in ("", ".", "..") for part in parts):
         raise UsageError(f"{text!r} is no path of a unix socket", "write it from the root and without detours, as in unix:/run/docker.sock")
