@@ -18,6 +18,8 @@ from tuunel.routing import ThroughDevice, resolve_name
 
 pytestmark = pytest.mark.anyio
 
+LOST = b"what the client's socket has no room for"
+
 
 @dataclass
 class Client:
@@ -49,8 +51,14 @@ class Setting:
     @asynccontextmanager
     async def client(self, route: Route | None = None) -> AsyncIterator[Client]:
         received: list[tuple[Hashable, bytes]] = []
-        ways = route or self.route
-        async with self.reach.associate(ways, door="socks5", deliver=lambda key, data: received.append((key, data))) as association:
+
+        def deliver(key: Hashable, data: bytes) -> bool:
+            if data == LOST:
+                return False
+            received.append((key, data))
+            return True
+
+        async with self.reach.associate(route or self.route, door="socks5", deliver=deliver) as association:
             yield Client(association, received, self.events)
 
 
@@ -91,6 +99,16 @@ async def test_a_target_that_is_no_devices_is_reached_directly() -> None:
             assert client.received == [(target, b"hello")]
             assert [(event.device, event.path) for event in client.opened()] == [("", "direct")]
         assert [event.reason for event in client.closed()] == ["done"]
+
+
+async def test_an_answer_that_the_client_cannot_take_is_counted_as_lost() -> None:
+    async with setting() as here, here.client() as client:
+        target = HostPort("home.tuunel", here.world.datagram_target())
+        for data in (LOST, b"taken"):
+            client.association.send(target, data)
+        await until(lambda: client.received)
+        traffic = client.opened()[0].traffic
+        assert (traffic.down, traffic.lost) == (len(b"taken"), 1)
 
 
 async def test_keys_tell_flows_to_one_target_apart() -> None:

@@ -41,7 +41,7 @@ class Association:
         be_present: Callable[[KnownRelay], None],
         *,
         door: str,
-        deliver: Callable[[Hashable, bytes], object],
+        deliver: Callable[[Hashable, bytes], bool],
     ) -> None:
         self._tunnels = tunnels
         self._ledger = ledger
@@ -137,7 +137,7 @@ class _Flow:
     entry: Entry
     way: Flow | TargetFlow | None = None
 
-    def __init__(self, deliver: Callable[[bytes], object], forget: Callable[[], object]) -> None:
+    def __init__(self, deliver: Callable[[bytes], bool], forget: Callable[[], object]) -> None:
         self._deliver = deliver
         self._forget = forget
         self._over_since: float | None = None
@@ -166,8 +166,10 @@ class _Flow:
         self.entry.connected(tunnel.id)
 
     def deliver(self, payload: bytes) -> None:
-        self.entry.traffic.down += len(payload)
-        self._deliver(payload)
+        if self._deliver(payload):
+            self.entry.traffic.down += len(payload)
+        else:
+            self.entry.traffic.lost += 1
 
     def dropped(self) -> None:
         self.entry.traffic.lost += 1

@@ -91,10 +91,11 @@ class Datagrams(Protocol):
 class Associate(Protocol):
     """Opens the way for one client's datagrams; leaving the context ends all its flows.
 
-    `door` and `local` are those of a `Request`. `deliver(key, payload)` is called with each answer, and must not wait.
+    `door` and `local` are those of a `Request`. `deliver(key, payload)` is called with each answer, must not wait, and returns False for
+    one that is lost.
     """
 
-    def __call__(self, *, door: str, local: bool, deliver: Callable[[Hashable, bytes], object]) -> AbstractAsyncContextManager[Datagrams]:
+    def __call__(self, *, door: str, local: bool, deliver: Callable[[Hashable, bytes], bool]) -> AbstractAsyncContextManager[Datagrams]:
         """Make the context."""
 
 

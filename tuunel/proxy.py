@@ -127,7 +127,7 @@ class Proxy:
         entry.connected()
         return Outbound(stream, entry.traffic, entry.end, stream.local, entry.number)
 
-    def _associate(self, *, door: str, local: bool, deliver: Callable[[Hashable, bytes], object]) -> Association:
+    def _associate(self, *, door: str, local: bool, deliver: Callable[[Hashable, bytes], bool]) -> Association:
         def route(target: HostPort) -> ThroughDevice | Allow:
             return self._routing.decide(target.host) or self._allow(target, local=local)
 

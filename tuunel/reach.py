@@ -75,7 +75,7 @@ class Reach:
         entry.connected(tunnel.id)
         return Outbound(tunnel, entry.traffic, entry.end, bound, entry.number)
 
-    def associate(self, route: Route, *, door: str, deliver: Callable[[Hashable, bytes], object]) -> Association:
+    def associate(self, route: Route, *, door: str, deliver: Callable[[Hashable, bytes], bool]) -> Association:
         """A way for one client's datagrams: `route` says where each target is, see `Association`."""
         return Association(self.tunnels, self.ledger, route, self.be_present, door=door, deliver=deliver)
 
