@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
@@ -54,6 +54,7 @@ class Doorway:
     home: Home
     echoes: list[Echo] = field(default_factory=list)
     udp: UdpDoor = field(init=False)
+    portal: BlockingPortal = field(init=False)
     requests: list[Request] = field(default_factory=list)
     traffic: list[Traffic] = field(default_factory=list)
     failure: Failure | OSError | None = None
@@ -89,8 +90,15 @@ class Doorway:
         try:
             yield echo
         finally:
-            echo.over = True
             deliver(echo.key or b"", b"an answer that comes too late")
+            with self._changed:
+                echo.over = True
+                self._changed.notify_all()
+
+    def associations_end(self, deadline: float = 15.0) -> None:
+        """Wait until every association has ended."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: all(echo.over for echo in self.echoes), deadline), "an association goes on"
 
     def listening(self) -> set[int]:
         """The ports that are announced to the other roles of the home."""
@@ -136,6 +144,7 @@ def doorway(backend: str, credentials: Credentials | None = None, *, unix: str |
                 clients.cancel_scope.cancel()
 
         with own_ports, start_blocking_portal(backend) as portal:
+            way.portal = portal
             stop = portal.call(anyio.Event)
             served = portal.start_task_soon(serve, stop)
             try:

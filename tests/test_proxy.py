@@ -110,6 +110,26 @@ async def test_a_guest_of_the_agent_cannot_enter_the_proxy_beside_it() -> None:
             await connect_through(proxy, "127.0.0.1.home.tuunel", beside.role._addresses[0].port)
 
 
+async def test_a_guest_of_the_agent_cannot_enter_a_udp_association_of_the_proxy_beside_it() -> None:
+    async with three() as (made, roles):
+        beside = await made.proxy(roles.agent.home)
+        client = await connect(beside.role._addresses[0].port)
+        await client.send_all(bytes.fromhex("05 01 00 05 03 00 01 00000000 0000"))
+        assert (await client.receive_exactly(6)).hex() == "050005000001"
+        port = int.from_bytes((await client.receive_exactly(6))[4:])
+        status = await anyio.to_thread.run_sync(lambda: call(roles.agent.home.socket("proxy"), "status"))
+        assert (status["associations"], status["dropped"]) == (1, 0)
+        proxy = await made.proxy(roles.home)
+        with pytest.raises(ConnectionRefusedError, match="POLICY_DENIED"):
+            await connect_through(proxy, "127.0.0.1.home.tuunel", port)
+        beside.role.stop()  # the association goes on, and so does its guard
+        await until(lambda: len(known_listeners(roles.agent.home)) == 1)
+        with pytest.raises(ConnectionRefusedError, match="POLICY_DENIED"):
+            await connect_through(proxy, "127.0.0.1.home.tuunel", port)
+        await client.aclose()
+        await until(lambda: known_listeners(roles.agent.home) == ())
+
+
 async def test_a_second_proxy_of_the_same_home_does_not_start_and_leaves_the_first_announced() -> None:
     async with three() as (made, roles):
         first = await made.proxy(roles.home)
