@@ -139,10 +139,13 @@ def test_a_quiet_flow_waits_for_one_turn_of_each_flood(queue: Queue) -> None:
 
 
 def test_take_gives_about_the_limit_and_one_record_at_least(queue: Queue) -> None:
-    queue.put(*[1] * 100, payload=bytes(998))
+    queue.put(*[1] * 100, payload=bytes(1000 - FLOW_NUMBER - DATAGRAM_COST))
     assert len(queue.outbox.take(10_000)) == 10
     assert len(queue.outbox.take(10_001)) == 11
     assert len(queue.outbox.take(1)) == 1
+    queue.outbox.forget(1)
+    assert queue.flood(2, 3, payload=b"") > 2000
+    assert len(queue.outbox.take()) < 1000  # empty datagrams take time too
 
 
 # Ceilings

@@ -12,7 +12,7 @@ from tuunel.e2e.wire import FLOW_NUMBER, RecordType
 
 FLOW_CEILING: Final = 128 * 1024  #: bytes waiting in one flow: two of the largest datagrams, or a hundred of a packet each
 TOTAL_CEILING: Final = 2 * 1024 * 1024  #: bytes waiting in a tunnel: a second of a line of 16 Mbit/s; older datagrams help nobody
-DATAGRAM_COST: Final = 64  #: counted beside a datagram's payload, because an empty one takes memory too
+DATAGRAM_COST: Final = 64  #: counted beside a datagram's payload, because an empty one takes memory and time too
 QUANTUM: Final = 1472 + DATAGRAM_COST  #: a flow's turn: a datagram that fits an Ethernet packet goes at once, a larger one waits some turns
 
 
@@ -76,7 +76,7 @@ class Outbox:
             self._drop_newest(flow)
 
     def take(self, limit: int = 65536) -> list[tuple[RecordType, bytes]]:
-        """Take the next records off the queue: the first, and more until their bodies have `limit` bytes.
+        """Take the next records off the queue: the first, and more until they count `limit` bytes, as many as one write should have.
 
         Opens and closes come first. Flows with datagrams take turns of QUANTUM (deficit round robin), so that neither many datagrams
         nor large ones keep other flows waiting for long.
@@ -84,7 +84,7 @@ class Outbox:
         records: list[tuple[RecordType, bytes]] = []
         while self and limit > 0:
             records.append(self._next())
-            limit -= len(records[-1][1])
+            limit -= _cost(records[-1][1])
         return records
 
     def _next(self) -> tuple[RecordType, bytes]:
@@ -137,5 +137,5 @@ class Outbox:
             self._control.append((flow, RecordType.FLOW_CLOSE, lane.closing))
 
 
-def _cost(payload: bytes) -> int:
-    return len(payload) + DATAGRAM_COST
+def _cost(data: bytes) -> int:
+    return len(data) + DATAGRAM_COST
