@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test check environment clean
+.PHONY: demo test check bench environment clean
 .DEFAULT_GOAL := environment
 
 environment: $(VENV)/.installed
@@ -28,6 +28,10 @@ check: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# tuunel beside its peers (bench/README.md says how to get them); QUICK=1 ends within two minutes.
+bench: environment
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV)

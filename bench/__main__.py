@@ -1,0 +1,67 @@
+"""The command: python -m bench."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.machine import machine
+from bench.peers import PeerMissing
+from bench.process import ROOT
+from bench.results import Results, document
+from bench.systems import LIMIT, SYSTEMS
+from bench.systems.system import System
+from bench.table import render
+from bench.turns import take_turns
+from bench.workloads import WORKLOADS
+
+ROUNDS = 5
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="tuunel beside its peers, doing the same job on loopback")
+    parser.add_argument("--quick", action="store_true", help="one round of shorter trials: under two minutes")
+    parser.add_argument("--rounds", type=int, default=None, help=f"how often each system does each workload (default {ROUNDS}, quick: 1)")
+    parser.add_argument("--systems", nargs="+", choices=[system.name for system in SYSTEMS], help="only these")
+    parser.add_argument("--workloads", nargs="+", choices=[workload.name for workload in WORKLOADS], help="only these")
+    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results", help="folder for results.json and results.md")
+    return parser.parse_args()
+
+
+def _found(systems: Sequence[System]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the versions of the systems that are here, and why the others are not run."""
+    versions, skipped = {}, {}
+    for system in systems:
+        try:
+            versions[system.name] = system.version()
+        except (PeerMissing, subprocess.SubprocessError) as reason:
+            skipped[system.name] = str(reason)
+    return versions, skipped
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run the benchmark; return 1 when something that was found did not work."""
+    arguments = _arguments()
+    workloads = [workload for workload in WORKLOADS if not arguments.workloads or workload.name in arguments.workloads]
+    versions, skipped = _found([system for system in SYSTEMS if not arguments.systems or system.name in arguments.systems])
+    for name, reason in skipped.items():
+        _tell(f"skipped: {name}: {reason}")
+    systems = [system for system in SYSTEMS if system.name in versions]
+    results = Results(machine(), arguments.quick, arguments.rounds or (1 if arguments.quick else ROUNDS), versions, skipped)
+    take_turns(results, workloads, systems, _tell)
+    table = render(results, workloads, systems, limit=LIMIT)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "results.json").write_text(json.dumps(document(results, workloads, systems), indent=2) + "\n")
+    (arguments.output / "results.md").write_text(table)
+    print(table, end="")
+    return 1 if results.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""The order of a run: every system does a workload before the first does it again. A slow minute of the machine meets all of them."""
+
+from collections.abc import Callable, Sequence
+
+from bench.process import ProcessFailed
+from bench.results import Results
+from bench.systems.system import System
+from bench.workloads.workload import Workload
+
+
+def take_turns(results: Results, workloads: Sequence[Workload], systems: Sequence[System], tell: Callable[[str], None]) -> None:
+    """Run every workload on every system, `results.rounds` times; tell each result as it comes. A failure is kept, the run goes on."""
+    for number in range(1, results.rounds + 1):
+        for workload in workloads:
+            for system in systems:
+                heading = f"round {number}/{results.rounds}  {workload.name:<12} {system.name:<8}"
+                try:
+                    measurement = workload.measure(system, quick=results.quick)
+                except (ProcessFailed, OSError) as error:  # TimeoutError is an OSError
+                    results.failures.append((workload.name, system.name, str(error)))
+                    tell(f"{heading} failed: {error}")
+                    continue
+                results.add(workload.name, system.name, measurement)
+                values = (f"{figure.title} {measurement.figures[figure.key]:,.{figure.digits}f}" for figure in workload.figures)
+                tell(f"{heading} {'  '.join(values)}")

@@ -1,0 +1,47 @@
+"""What a workload offers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from bench.process import Process
+from bench.systems.system import System
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A quantity that a workload measures."""
+
+    key: str
+    title: str  # with its unit
+    digits: int = 0  # behind the point, in the table
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run: a value per figure key, and CPU per role in the workload's own measure."""
+
+    figures: Mapping[str, float]
+    cpu: Mapping[str, float]
+
+
+class Workload(Protocol):
+    """A job that a system is given: one file of this folder each, listed in `bench.workloads`. The first figure is the one to compare."""
+
+    name: str
+    what: str  # one sentence
+    figures: tuple[Figure, ...]
+    cpu_title: str  # what the CPU values are: "CPU seconds per ..."
+
+    def measure(self, system: System, *, quick: bool) -> Measurement:
+        """Start `system`, do the job once, end it. ProcessFailed or TimeoutError when it does not get there."""
+
+
+def cpu_now(roles: Mapping[str, Process]) -> dict[str, float]:
+    """Return the CPU seconds that each role has used so far."""
+    return {role: process.cpu_seconds() for role, process in roles.items()}
+
+
+def cpu_used(roles: Mapping[str, Process], before: Mapping[str, float]) -> dict[str, float]:
+    """Return the CPU seconds that each role has used since `before`."""
+    return {role: seconds - before[role] for role, seconds in cpu_now(roles).items()}
