@@ -1,6 +1,7 @@
 """The round trip of datagrams that come at a steady rate, as those of a game or a call do."""
 
 from bench.apps.datagram import SIZE
+from bench.process import ProcessFailed
 from bench.summary import percentile
 from bench.systems.system import System
 from bench.workloads.udp_route import udp_route
@@ -26,6 +27,8 @@ class UdpLatency:
             answer = route.app.ask({"rate": RATE, "seconds": seconds})
             cpu = cpu_used(route.roles, before)
         rtts = [float(rtt) for rtt in answer["rtts"]]
+        if not rtts:
+            raise ProcessFailed("no answer came")
         return Measurement(
             {
                 "p50_us": percentile(rtts, 50) * 1e6,

@@ -23,7 +23,7 @@ _ASK_AGAIN_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class RateTrial:
-    """What one rate gave. `cpu` is CPU seconds per role while the app sent."""
+    """What one rate gave. `cpu` is CPU seconds per role, from the first datagram sent to the last counted."""
 
     asked: float  # datagrams per second
     sent: int

@@ -11,7 +11,8 @@ def test_systems_take_turns() -> None:
 
 
 def test_a_failure_is_told_and_kept_and_the_others_go_on() -> None:
-    made, told = results(rounds=1), []
+    made = results(rounds=1)
+    told: list[str] = []
     take_turns(made, [Counting()], [Wire("broken"), Wire("raw")], told.append)
     assert made.failures == [("counting", "broken", "it broke")]
     assert "broken" in told[0]
