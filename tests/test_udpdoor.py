@@ -157,6 +157,24 @@ class TestStrangers:
             elsewhere.sendto(udp_header("10.0.0.1", 53, fragment=1) + b"x", client.relay)
         assert client.ask("10.0.0.1", 53, b"mine") == b"mine"
 
+    def test_whoever_guessed_the_port_before_it_was_announced_is_not_the_client(
+        self, way: Doorway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        announce = way.udp._own_ports.add
+
+        with contextlib.closing(bound()) as stranger:
+
+            def add(address: HostPort) -> None:
+                for _ in range(3):
+                    stranger.sendto(udp_header("10.0.0.1", 53) + b"theirs", (address.host, address.port))
+                announce(address)
+
+            monkeypatch.setattr(way.udp._own_ports, "add", add)
+            with associated(way.address) as client:
+                assert client.ask("10.0.0.1", 53, b"mine") == b"mine"
+                assert way.udp.dropped == 3
+                assert way.echoes[0].sent == [(HostPort("10.0.0.1", 53), b"mine")]
+
     def test_each_association_has_its_own_client(self, way: Doorway, client: Association) -> None:
         with associated(way.address) as other:
             assert other.relay != client.relay

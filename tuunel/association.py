@@ -1,6 +1,6 @@
 """One client's datagrams on their ways: each target's go through a device or directly, as a flow of their own that the ledger tells of.
 
-Source: docs/spec/records.md section 6, docs/spec/front-doors.md (UDP).
+Source: docs/spec/records.md section 6, docs/spec/front-doors.md section 3.1.
 """
 
 import time

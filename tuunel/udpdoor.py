@@ -1,6 +1,6 @@
 """The UDP associations of SOCKS5 clients: the socket that one client sends its datagrams to, for as long as its TCP connection lasts.
 
-Source: RFC 1928 section 7, docs/spec/front-doors.md section 4.
+Source: RFC 1928 section 7, docs/spec/front-doors.md section 3.1.
 """
 
 from collections.abc import Hashable, Iterator
@@ -9,7 +9,7 @@ from typing import Final
 
 import anyio
 
-from tuunel.datagrams import DatagramSocket, bind_datagrams
+from tuunel.datagrams import KERNEL_BUFFER, DatagramSocket, bind_datagrams
 from tuunel.errors import Failure, ListenError, Reason, RemoteProtocolError, StateError
 from tuunel.frontdoor import EARLY_LIMIT
 from tuunel.listeners import Announcement
@@ -21,6 +21,9 @@ from tuunel.socks.udp import read_datagram
 
 MAX_ASSOCIATIONS: Final = 256  # each has two descriptors, and a tunnel to each device that its client names
 BURST: Final = 32  # datagrams that are taken from one client at a time: 2 MiB at most, before the others have their turn
+MAX_QUEUED: Final = (
+    KERNEL_BUFFER // 128
+)  # datagrams that one socket holds: each takes several hundred bytes of the kernel, even an empty one
 OWN_LOOPBACK: Final = "127.0.0.1"  # where a client of the unix socket, which has no address, sends its datagrams to and from
 
 
@@ -51,6 +54,7 @@ class UdpDoor:
         self._live += 1
         try:
             with self._open_socket(stream) as socket:
+                self._drop_queued(socket)  # the client does not know the port yet, but a guest of the agent may have guessed it
                 client = _Client(socket, OWN_LOOPBACK if stream.is_unix else stream.peer.host, request.port, self)
                 async with self._associate(door="socks5", local=request.local, deliver=client.deliver) as datagrams:
                     door.accept(socket.local)
@@ -77,6 +81,13 @@ class UdpDoor:
                 self._own_ports.remove(address)
         finally:
             socket.close()
+
+    def _drop_queued(self, socket: DatagramSocket) -> None:
+        for _ in range(MAX_QUEUED):
+            with suppress(OSError):
+                if socket.receive_from() is None:
+                    break
+            self.dropped += 1
 
 
 class _Client:

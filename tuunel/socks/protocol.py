@@ -1,6 +1,6 @@
 """The server's side of SOCKS5, SOCKS4 and SOCKS4a up to the answer: bytes in, one request or one refusal out.
 
-Source: RFC 1928, RFC 1929, docs/spec/front-doors.md sections 3 to 5.
+Source: RFC 1928, RFC 1929, docs/spec/front-doors.md sections 3 and 4.
 """
 
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""The header in front of each datagram of a UDP association. Source: RFC 1928 section 7, docs/spec/front-doors.md section 4."""
+"""The header in front of each datagram of a UDP association. Source: RFC 1928 section 7, docs/spec/front-doors.md section 3.1."""
 
 from dataclasses import dataclass
 from functools import lru_cache
