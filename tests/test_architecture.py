@@ -98,8 +98,10 @@ RANKS: dict[str, tuple[str, ...]] = {
         "association",
         "reach",
         "httpexchange",
+        "guardedstream",
+        "udpforward",
     ),
-    "roles": ("doors", "relay.server", "agent", "proxy", "pairing", "netcat", "netcat_alone"),
+    "roles": ("doors", "relay.server", "agent", "proxy", "forward", "pairing", "netcat", "netcat_alone"),
     "edge": ("display", "journal", "demo", "cli.*", "__main__"),
 }
 

@@ -4,7 +4,7 @@ A role calls `emit(event)`; it never waits for it and never learns who listens. 
 `ConnectionOpened.traffic` is a live counter that a listener may read whenever it likes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,7 +31,10 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A role serves. `listen` is `host:port` with the real port; the others are None where the role has none."""
+    """A role serves. `listen` is `host:port` with the real port; the others are None where the role has none.
+
+    `forwards` are a forward's places, each with `listen` and `target`, both as text; `listen` is the first one's.
+    """
 
     role: str
     listen: str | None = None
@@ -39,6 +42,7 @@ class Ready:
     device_id: str | None = None
     invite: str | None = None
     admits_enrolled: bool = False
+    forwards: tuple[Mapping[str, str], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from tuunel.address import MAX_PORT, TOP, HostPort
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, UsageError
 
-Door = Literal["socks5", "socks4a", "http-connect", "http"]
+Door = Literal["socks5", "socks4a", "http-connect", "http", "forward"]
 Opening = Literal["socks5", "socks4", "http"]
 
 HEADER_DEADLINE: Final = 30.0  # seconds for a whole request head: a person's client needs one, a slow-loris gets no more

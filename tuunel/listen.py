@@ -24,15 +24,16 @@ from tuunel.statefile import locked
 LOOPBACKS: Final = ("127.0.0.1", "::1")
 BACKLOG: Final = 1024  # a browser or a fleet may come at once; the kernel has its own lower limit
 PORT_ATTEMPTS: Final = 20  # to find a free port that is free on every address
+#: What says that this machine has no IPv6, when ::1 is listened on.
+NO_SUCH_FAMILY: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 EXHAUSTED_PAUSE: Final = 0.1  # seconds to wait for a descriptor; connections stay queued in the kernel meanwhile
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_NO_SUCH_FAMILY: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 _STOPPED: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
 _ADVICE: Final = {
-    errno.EADDRINUSE: "another program listens there: stop it, or choose another port with --listen",
+    errno.EADDRINUSE: "another program listens there: stop it, or choose another port",
     errno.EADDRNOTAVAIL: "this machine does not have that address",
-    errno.EACCES: "ports below 1024 need a privilege: choose a higher port with --listen",
+    errno.EACCES: "ports below 1024 need a privilege: choose a higher port",
 }
 _logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ def _listen_on(hosts: Sequence[str], where: HostPort) -> list[socket.socket]:
             try:
                 listener = _listen(host, port)
             except OSError as error:
-                if where.host == "localhost" and listeners and error.errno in _NO_SUCH_FAMILY:
+                if where.host == "localhost" and listeners and error.errno in NO_SUCH_FAMILY:
                     continue
                 raise
             listeners.append(listener)
@@ -175,7 +176,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return _bind(host, port)
     except OSError as error:
-        if host == "::" and error.errno in _NO_SUCH_FAMILY:
+        if host == "::" and error.errno in NO_SUCH_FAMILY:
             return _bind("0.0.0.0", port)
         raise
 

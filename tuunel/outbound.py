@@ -157,7 +157,7 @@ class _ClientWatch:
         dial.cancel()
 
 
-async def pipe(client: RawStream, outbound: Outbound, buffers: BufferPool) -> None:
+async def pipe(client: Conduit, outbound: Outbound, buffers: BufferPool) -> None:
     """Copy both ways until both have ended, close both, and say how it ended. Half-close is kept, and a reset stays a reset."""
     reason = "reset"
     try:

@@ -64,6 +64,11 @@ def write_private(path: Path, data: bytes) -> None:
                 Path(temporary).unlink()
 
 
+def lock_of(path: Path) -> Path:
+    """Where the file's lock lies."""
+    return path.with_name(path.name + ".lock")
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the file's lock across processes and threads, for read-modify-write; waits for a holder.
@@ -71,7 +76,7 @@ def locked(path: Path) -> Iterator[None]:
     The lock lies in `<name>.lock` beside the file, because the file itself is replaced at every write. A lock dies with its
     process. It is not re-entrant.
     """
-    lock = path.with_name(path.name + ".lock")
+    lock = lock_of(path)
     try:
         lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

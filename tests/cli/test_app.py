@@ -43,7 +43,12 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         return {"home": home, **arguments}
 
     monkeypatch.setattr("tuunel.cli.running.run_role", run_role)
-    for module, name in (("tuunel.relay.server", "RelayServer"), ("tuunel.agent", "Agent"), ("tuunel.proxy", "Proxy")):
+    for module, name in (
+        ("tuunel.relay.server", "RelayServer"),
+        ("tuunel.agent", "Agent"),
+        ("tuunel.proxy", "Proxy"),
+        ("tuunel.forward", "Forward"),
+    ):
         monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{name: taken}))
     return roles
 
@@ -105,6 +110,25 @@ def test_an_open_proxy_is_refused(built: list[SimpleNamespace], capsys: pytest.C
     assert app.main(["proxy", "--listen", "0.0.0.0:1080"]) == 2
     assert built == []
     assert "not a loopback address" in capsys.readouterr().err
+
+
+def test_forward(built: list[SimpleNamespace], home: Home) -> None:
+    assert app.main(["forward", "8080:home.tuunel:80"]) == 0
+    assert (
+        app.main(["forward", "0:home.tuunel:53/udp", "/run/x:home.tuunel:80", "--http-hosts", "localhost,home", "--json", "--drain", "9"])
+        == 0
+    )
+    plain, other = built
+    assert (plain.name, plain.home, plain.http_hosts, plain.as_json) == ("forward", home, frozenset(), False)
+    assert [str(each.to) for each in plain.forwardings] == ["home.tuunel:80"]
+    assert [each.listen for each in other.forwardings] == [HostPort("127.0.0.1", 0), "/run/x"]
+    assert (other.http_hosts, other.as_json, other.drain) == ({"localhost", "home"}, True, 9.0)
+
+
+@pytest.mark.parametrize("arguments", [["80"], ["8080:home:80"], ["8080:home.tuunel:80", "--http-hosts", "a b"], []])
+def test_a_forward_that_cannot_be_meant_starts_nothing(built: list[SimpleNamespace], arguments: list[str]) -> None:
+    assert app.main(["forward", *arguments]) == UsageError.exit_code
+    assert built == []
 
 
 def test_relay_link(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:

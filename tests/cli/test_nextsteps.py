@@ -49,6 +49,18 @@ def test_a_relay_without_a_public_name_says_how_to_give_it_one() -> None:
     assert not any("--advertise" in line for line in after_link(str(LINK)))
 
 
+def test_a_forward_says_what_leads_where_and_what_others_can_use() -> None:
+    places = (
+        {"listen": "127.0.0.1:8080", "target": "home.tuunel:80"},
+        {"listen": "[::]:5353", "target": "home.tuunel:53/udp"},
+        {"listen": "localhost:2222", "target": "home.tuunel:22"},
+        {"listen": "/run/x.sock", "target": "home.tuunel:unix:/run/docker.sock"},
+    )
+    lines = after_ready(Ready("forward", listen="127.0.0.1:8080", forwards=places))
+    assert [line.partition("   ")[0] for line in lines] == [f"{place['listen']} leads to {place['target']}" for place in places]
+    assert ["everyone" in line for line in lines] == [False, True, False, False]
+
+
 def test_the_proxys_and_the_pairings_steps_name_where_to_go() -> None:
     assert any("localhost:1080" in line for line in after_ready(Ready("proxy", listen="localhost:1080")))
     assert any("home.tuunel" in line for line in after_pairing("home"))

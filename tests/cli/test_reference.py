@@ -8,7 +8,7 @@ from tuunel.cli.app import app
 PROMISED = {
     "tuunel relay serve", "tuunel relay link", "tuunel relay devices", "tuunel relay revoke", "tuunel agent", "tuunel invite",
     "tuunel clients", "tuunel revoke", "tuunel pair", "tuunel devices", "tuunel devices add", "tuunel rename", "tuunel forget",
-    "tuunel proxy", "tuunel nc", "tuunel setup", "tuunel demo",
+    "tuunel proxy", "tuunel forward", "tuunel nc", "tuunel setup", "tuunel demo",
 }  # fmt: skip
 
 

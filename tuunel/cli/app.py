@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tuunel.cli import agent, demo, pairing, proxy, relay, setup
+from tuunel.cli import agent, demo, forward, pairing, proxy, relay, setup
 from tuunel.cli.report import first_error, say_error
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(pairing.app, name="devices")
 app.command()(pairing.rename)
 app.command()(pairing.forget)
 app.command()(proxy.proxy)
+app.command()(forward.forward)
 app.command()(setup.setup)
 app.command()(demo.demo)
 

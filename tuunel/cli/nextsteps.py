@@ -1,6 +1,7 @@
 """The exact next command, for every role that has become ready and every pairing that has worked."""
 
 import shlex
+from ipaddress import ip_address
 
 from tuunel.events import Ready
 
@@ -11,6 +12,8 @@ def after_ready(ready: Ready) -> list[str]:
         return after_relay(ready)
     if ready.role == "agent":
         return after_agent(ready)
+    if ready.role == "forward":
+        return after_forward(ready)
     return after_proxy(ready) if ready.role == "proxy" else []
 
 
@@ -50,6 +53,23 @@ def after_proxy(ready: Ready) -> list[str]:
         f"SOCKS5 + HTTP on {ready.listen}",
         f"next:   curl --proxy socks5h://{ready.listen} http://NAME.tuunel:PORT/   or   tuunel setup ssh|pac|env",
     ]
+
+
+def after_forward(ready: Ready) -> list[str]:
+    """What leads where, and which of it others can use, too."""
+    lines = []
+    for place in ready.forwards or ():
+        beyond = "" if is_only_here(place["listen"]) else "   (for everyone who can connect to this machine)"
+        lines.append(f"{place['listen']} leads to {place['target']}{beyond}")
+    return lines
+
+
+def is_only_here(listen: str) -> bool:
+    """Whether `listen`, the path of a unix socket or an address and port, can be reached from this machine alone."""
+    if listen.startswith("/"):
+        return True
+    host = listen.rpartition(":")[0].strip("[]")
+    return host == "localhost" or ip_address(host).is_loopback
 
 
 def after_pairing(name: str) -> list[str]:
