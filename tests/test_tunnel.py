@@ -14,7 +14,7 @@ from tuunel import tunnel as module
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.e2e.records import RecordOpener, RecordSealer
-from tuunel.e2e.wire import FIN_BODY, Command, Connected, Direction, Error, RecordType, Target
+from tuunel.e2e.wire import FIN_BODY, FLOW_RECORDS, Command, Connected, Direction, Error, RecordType, Target
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.events import Traffic
 from tuunel.liveness import watch_tunnels
@@ -275,6 +275,7 @@ SPOILT: list[tuple[str, Callable[[Far], bytes]]] = [
     ("a broken tag", lambda peer: flipped(peer.sealer.seal(RecordType.DATA, b"x"))),
     ("the second record without the first", lambda peer: (peer.sealer.seal(RecordType.PAD), peer.sealer.seal(RecordType.DATA, b"x"))[1]),
     ("a record twice", lambda peer: peer.sealer.seal(RecordType.PAD) * 2),
+    ("a flow in a tunnel of bytes", lambda peer: peer.sealer.seal(RecordType.FLOW_OPEN, bytes(256))),
     ("a reset for no known reason", lambda peer: peer.sealer.seal(RecordType.RESET, b"\xee")),
 ]
 
@@ -289,6 +290,15 @@ async def test_what_breaks_the_rules_cuts_the_tunnel(spoil: Callable[[Far], byte
             await write(peer.tunnel, b"x")
         with anyio.fail_after(PATIENCE), pytest.raises(ConnectionResetError):
             await receive_all(peer.stream)
+
+
+async def test_bytes_in_a_tunnel_of_flows_cut_it() -> None:
+    async with far(opened=True) as peer:
+        await peer.say(RecordType.DATA, b"x")
+        with anyio.fail_after(PATIENCE), pytest.raises(TunnelCut):
+            await peer.tunnel.wait_for_records()
+            peer.tunnel.take(*FLOW_RECORDS, RecordType.FIN)
+        assert peer.tunnel.closed
 
 
 @pytest.mark.parametrize(

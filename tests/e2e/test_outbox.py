@@ -65,7 +65,8 @@ def test_a_datagram_leaves_behind_the_number_of_its_flow(queue: Queue) -> None:
 def test_opens_leave_before_every_datagram(queue: Queue) -> None:
     queue.put(1, 1)
     queue.outbox.control(2, OPEN, b"open 2")
-    assert [kind for kind, _ in queue.take_all()] == [OPEN, DGRAM, DGRAM]
+    queue.outbox.control(1, OPEN, b"open 1")
+    assert [kind for kind, _ in queue.take_all()] == [OPEN, OPEN, DGRAM, DGRAM]
 
 
 def test_a_close_leaves_behind_the_datagrams_of_its_flow_and_waits_for_no_other(queue: Queue) -> None:
