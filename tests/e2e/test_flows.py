@@ -447,6 +447,7 @@ def work(pair: Pair, core: ForwardFlows | AgentFlows, step: str) -> None:
     records=st.lists(ANYTHING, max_size=30),
     steps=st.lists(st.sampled_from(["open", "send", "close", "take", "wait"]), min_size=30, max_size=30),
 )
+@settings(deadline=None)
 def test_garbage_is_a_protocol_error_and_nothing_else(records: list[Record], steps: list[str]) -> None:
     pair = Pair()
     for core in (pair.forward, pair.agent):

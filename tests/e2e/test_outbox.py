@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuunel.e2e.outbox import DATAGRAM_COST, FLOW_CEILING, QUANTUM, TOTAL_CEILING, Outbox
@@ -161,6 +161,19 @@ def test_one_flow_holds_its_ceiling_and_not_one_more(queue: Queue, size: int) ->
     assert not queue.dropped
 
 
+HALF = bytes(FLOW_CEILING // 2 - DATAGRAM_COST)  # two fill a flow to the byte
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_ceilings_are_kept_to_the_byte(queue: Queue, more: int) -> None:
+    assert queue.put(0, payload=HALF) == [True]
+    assert queue.put(0, payload=HALF + bytes(more)) == [not more]
+    queue.flood(*range(15), payload=HALF)
+    assert queue.put(15, payload=HALF) == [True]
+    assert queue.put(16, payload=HALF + bytes(more)) == [True]
+    assert sum(queue.dropped.values()) == more
+
+
 @pytest.mark.parametrize("flows", [16, 17, 100, 1024])
 @pytest.mark.parametrize("size", [0, 1200, MAX_DATAGRAM])
 def test_all_flows_together_hold_the_total_and_not_one_more(queue: Queue, flows: int, size: int) -> None:
@@ -171,12 +184,11 @@ def test_all_flows_together_hold_the_total_and_not_one_more(queue: Queue, flows:
 
 
 def test_in_a_full_queue_the_fullest_flow_makes_room_and_hears_of_it(queue: Queue) -> None:
-    half = bytes(FLOW_CEILING // 2 - DATAGRAM_COST)
-    assert queue.put(0, payload=b"old" + half[3:]) == [True]
-    assert 1 + queue.flood(*range(16), payload=half) == TOTAL_CEILING // (FLOW_CEILING // 2)
+    assert queue.put(0, payload=b"old" + HALF[3:]) == [True]
+    assert 1 + queue.flood(*range(16), payload=HALF) == TOTAL_CEILING // (FLOW_CEILING // 2)
     assert queue.put(16, payload=bytes(1000)) == [True]
     assert queue.dropped == {0: 1}  # all are equally full, and one had to be it
-    assert queue.put(*range(1, 16), 17, payload=half) == [False] * 15 + [True]
+    assert queue.put(*range(1, 16), 17, payload=HALF) == [False] * 15 + [True]
     assert queue.dropped == {0: 1, 1: 1}
     assert [body[2:5] for _, body in queue.take_all() if body[:2] == b"\0\0"] == [b"old"]  # the newest was dropped
 
@@ -192,6 +204,7 @@ def test_a_flow_above_its_share_of_a_full_queue_takes_nothing_from_others(queue:
     floods=st.lists(st.integers(0, MAX_DATAGRAM), min_size=1, max_size=60),
     quiet=st.integers(0, 20_000),
 )
+@settings(deadline=None)
 def test_a_flow_within_its_share_loses_nothing_to_any_flood(floods: list[int], quiet: int) -> None:
     queue = Queue()
     queue.flood(*range(len(floods)))
@@ -216,6 +229,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
+@settings(deadline=None)
 def test_every_datagram_leaves_once_in_the_order_of_its_flow_or_is_told_as_lost(steps: list[tuple[str, int, int]]) -> None:
     queue, serial, refused = Queue(), 0, 0
     accepted: Counter[int] = Counter()
