@@ -101,7 +101,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "guardedstream",
         "udpforward",
     ),
-    "roles": ("doors", "relay.server", "agent", "proxy", "forward", "pairing", "netcat", "netcat_alone"),
+    "roles": ("doors", "relay.server", "agent", "proxy", "forward", "pairing", "netcat", "netcat_alone", "netcat_udp"),
     "edge": ("display", "journal", "demo", "cli.*", "__main__"),
 }
 
@@ -150,7 +150,8 @@ RESERVED: tuple[tuple[str, tuple[str, ...], str], ...] = (
 ROLES_MAY_USE = {
     "proxy": {"doors"},
     "netcat_alone": {"netcat"},
-    "netcat": {"netcat_alone"},  # imported when it is needed: one command in two files, because one must start fast
+    "netcat_udp": {"netcat"},
+    "netcat": {"netcat_alone", "netcat_udp"},  # imported when needed: one command in three files, because the first must start fast
 }
 
 

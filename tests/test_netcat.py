@@ -18,6 +18,7 @@ from tuunel import netcat
 from tuunel.__main__ import main
 from tuunel.address import HostPort
 from tuunel.errors import ANSWERS, Failure, Reason, Speaker, UsageError
+from tuunel.forwarding import Destination
 from tuunel.frontdoor import CONNECTION_HEADER
 from tuunel.netcat import parse_arguments
 
@@ -223,10 +224,47 @@ def test_a_reader_that_leaves_ends_it_without_a_word() -> None:
 def test_what_can_be_meant(arguments: list[str], target: HostPort) -> None:
     parsed = parse_arguments(arguments)
     assert (parsed.host.lower(), parsed.port) == (target.host.lower(), target.port)
+    assert not parsed.udp
+    assert not parsed.path
+
+
+@pytest.mark.parametrize("arguments", [["-u", "home", "53"], ["home", "53", "-u"], ["home:53", "-u"], ["home.tuunel", "-u", "53"]])
+def test_udp(arguments: list[str]) -> None:
+    assert parse_arguments(arguments) == Destination("home.tuunel", 53, udp=True)
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["a", "b", "c"], ["home"], ["home", "x"], ["home", "-1"], ["example.org", "80"], ["127.0.0.1", "80"], ["::1", "80"]]
+    "arguments", [["home", "unix:/run/x"], ["home:unix:/run/x"], ["home.tuunel:unix:/run/x"], ["HOME.tuunel.", "unix:/run/x"]]
+)
+def test_unix_sockets(arguments: list[str]) -> None:
+    assert parse_arguments(arguments) == Destination("home.tuunel", 0, "/run/x")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["a", "b", "c"],
+        ["home"],
+        ["home", "x"],
+        ["home", "-1"],
+        ["example.org", "80"],
+        ["127.0.0.1", "80"],
+        ["::1", "80"],
+        ["-u"],
+        ["-u", "home"],
+        ["-u", "home", "0"],
+        ["-x", "home", "80"],
+        ["-u", "home", "unix:/x"],
+        ["home", "unix:x"],
+        ["home", "unix:"],
+        ["lan.home.tuunel", "unix:/x"],
+        ["example.org", "unix:/x"],
+        ["home", "80", "unix:/x"],
+        ["unix:/x"],
+        ["unix:/x", "home"],
+        ["home", "xunix:/x"],
+    ],
 )
 def test_what_cannot(arguments: list[str]) -> None:
     with pytest.raises((UsageError, Failure)):

@@ -32,7 +32,8 @@ def run(arguments: Sequence[str]) -> int:
     from tuunel import netcat
     from tuunel.settings import Home
 
-    if not Home.find().socket("proxy").exists():  # a running proxy has checked it, and does the encryption
+    if netcat.needs_tunnel(arguments[1:]) or not Home.find().socket("proxy").exists():
+        # else a running proxy does the encryption, and has checked it
         require_ml_kem()
     return netcat.main(arguments[1:])
 

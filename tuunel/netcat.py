@@ -16,28 +16,45 @@ from contextlib import suppress
 from tuunel.address import HostPort, parse_tuunel_name
 from tuunel.control import call
 from tuunel.errors import Failure, NotRunning, Reason, Speaker, UsageError
+from tuunel.forwarding import Destination, read_destination
 from tuunel.frontdoor import CONNECTION_HEADER, parse_proxy_status
+from tuunel.policy import UNIX
 from tuunel.settings import Home
 
 USAGE = """\
-usage: tuunel nc HOST PORT
-       tuunel nc HOST:PORT
+usage: tuunel nc [-u] HOST PORT        or HOST:PORT
+       tuunel nc NAME unix:/PATH       or NAME:unix:/PATH
 
 Connects standard input and output to PORT of HOST, a .tuunel name or the bare name of a device:
   ssh -o ProxyCommand='tuunel nc %h %p' me@home.tuunel
+With -u over UDP: each read of standard input is a datagram, and each datagram is written as it comes.
+unix:/PATH is a unix socket of the device's machine, where its grant names it.
 """
 _CHUNK = 256 * 1024  #: one pipe's or socket buffer's worth: larger reads gain nothing
 _MAX_RESPONSE_HEAD = 64 * 1024  #: what the front doors send is far smaller; more is not our proxy
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `tuunel nc` with the words behind `nc`; returns the exit code. Raises what `run` raises, and UsageError."""
+    """Run `tuunel nc` with the words behind `nc`; returns the exit code. Raises UsageError, and Failure as `run` and `carry_datagrams`."""
     if any(word in {"-h", "--help"} for word in arguments):
         sys.stdout.write(USAGE)
         return 0
     _open_standard_streams()
-    target = parse_arguments(arguments)
-    return run(target.host, target.port)
+    to = parse_arguments(arguments)
+    if to.udp:
+        from tuunel.netcat_udp import carry_datagrams  # noqa: PLC0415  needs anyio and cryptography: slow to import
+
+        return carry_datagrams(Home.find(), to)
+    if to.path:
+        from tuunel.netcat_alone import through_own_tunnel  # noqa: PLC0415  as above
+
+        return through_own_tunnel(Home.find(), to)
+    return run(to.host, to.port)
+
+
+def needs_tunnel(arguments: Sequence[str]) -> bool:
+    """Whether these words ask for what a running proxy does not do for `nc`."""
+    return "-u" in arguments or any(UNIX in word for word in arguments)
 
 
 def _open_standard_streams() -> None:
@@ -49,9 +66,30 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, which is this one
 
 
-def parse_arguments(arguments: Sequence[str]) -> HostPort:
-    """Read `HOST PORT` or `HOST:PORT`; a bare NAME becomes NAME.tuunel. Raises UsageError for everything else."""
-    match list(arguments):
+def parse_arguments(arguments: Sequence[str]) -> Destination:
+    """Read `[-u] HOST PORT` or `HOST:PORT`, where PORT may be `unix:/PATH`; a bare NAME becomes NAME.tuunel.
+
+    Raises UsageError for everything else, and Failure(UNKNOWN_NAME) for a malformed .tuunel name.
+    """
+    udp = "-u" in arguments
+    words = [word for word in arguments if word != "-u"]
+    if any(UNIX in word for word in words):
+        return _parse_unix(words, udp=udp)
+    target = _parse_port(words)
+    return Destination(target.host, target.port, udp=udp)
+
+
+def _parse_unix(words: Sequence[str], *, udp: bool) -> Destination:
+    host, colon, path = ":".join(words).partition(":")
+    if udp:
+        raise UsageError("a unix socket carries no UDP", "leave -u away")
+    if len(words) > 2 or not path.startswith(UNIX):
+        raise UsageError("nc takes a device and a unix socket of its machine", "for example: tuunel nc home unix:/run/docker.sock")
+    return read_destination(f"{_tuunel_name(host)}{colon}{path}")
+
+
+def _parse_port(words: Sequence[str]) -> HostPort:
+    match words:
         case [host, port]:
             target = HostPort.parse(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         case [both]:
@@ -60,10 +98,14 @@ def parse_arguments(arguments: Sequence[str]) -> HostPort:
             raise UsageError("nc takes a host and a port", "for example: tuunel nc home.tuunel 22")
     if target.port == 0:
         raise UsageError("nothing listens on port 0", "name the port of the service, for example 22")
-    host = target.host if "." in target.host.rstrip(".") else f"{target.host.rstrip('.')}.tuunel"
+    host = _tuunel_name(target.host)
     if ":" in host or parse_tuunel_name(host) is None:
         raise UsageError(f"{target.host} is not a .tuunel name", "nc never connects directly; use NAME.tuunel or HOST.NAME.tuunel")
     return HostPort(host, target.port)
+
+
+def _tuunel_name(host: str) -> str:
+    return host if "." in host.rstrip(".") else f"{host.rstrip('.')}.tuunel"
 
 
 def run(host: str, port: int) -> int:
@@ -78,7 +120,7 @@ def run(host: str, port: int) -> int:
     except NotRunning:
         from tuunel.netcat_alone import through_own_tunnel  # noqa: PLC0415  needs anyio and cryptography: slow to import
 
-        return through_own_tunnel(home, target)
+        return through_own_tunnel(home, Destination(host, port))
 
 
 def _through_proxy(home: Home, target: HostPort) -> int:
@@ -143,9 +185,9 @@ def copy_standard_streams(connection: socket.socket, first: bytes = b"") -> bool
     upload = _Upload(connection)
     upload.start()
     try:
-        _write_out(first)
+        write_out(first)
         while chunk := connection.recv(_CHUNK):
-            _write_out(chunk)
+            write_out(chunk)
     except OSError:
         return False
     _end_standard_output()
@@ -182,7 +224,8 @@ def _end_standard_output() -> None:
     os.close(nowhere)
 
 
-def _write_out(data: bytes) -> None:
+def write_out(data: bytes) -> None:
+    """Write all of `data` to standard output. Ends the process, as every program in a pipe does, when nobody reads it any more."""
     view = memoryview(data)
     try:
         while view:

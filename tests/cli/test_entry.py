@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -41,13 +42,27 @@ def test_nc_leaves_before_the_command_line_is_imported(monkeypatch: pytest.Monke
         given.append(arguments)
         return 30
 
-    fake = SimpleNamespace(main=nc)
+    fake = SimpleNamespace(main=nc, needs_tunnel=lambda _: False)
     monkeypatch.setitem(sys.modules, "tuunel.netcat", fake)
     monkeypatch.setattr("tuunel.netcat", fake, raising=False)
     monkeypatch.setattr("tuunel.cli.app.main", lambda _: pytest.fail("nc must not need the command line"))
     monkeypatch.setattr(sys, "argv", ["tuunel", "nc", "home.tuunel", "22"])
     assert entry.main() == 30
     assert given == [["home.tuunel", "22"]]
+
+
+@pytest.mark.parametrize(("words", "checked"), [(["home", "22"], False), (["-u", "home", "53"], True), (["home", "unix:/x"], True)])
+def test_ml_kem_is_looked_for_where_nc_opens_a_tunnel_although_a_proxy_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], checked: bool
+) -> None:
+    asked: list[bool] = []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "proxy.sock").touch()
+    monkeypatch.setenv("TUUNEL_HOME", str(tmp_path))
+    monkeypatch.setattr(entry, "require_ml_kem", lambda: asked.append(True))
+    monkeypatch.setattr("tuunel.netcat.main", lambda _: 0)
+    assert entry.run(["nc", *words]) == 0
+    assert bool(asked) == checked
 
 
 @pytest.mark.parametrize(("error", "code"), [(UsageError("no", "do"), 2), (KeyboardInterrupt(), 130)])

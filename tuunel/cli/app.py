@@ -34,12 +34,17 @@ app.command()(demo.demo)
 @app.command()
 def nc(
     host: Annotated[str, typer.Argument(metavar="HOST", help="A .tuunel name, the bare name of a device, or HOST:PORT.")],
-    port: Annotated[str | None, typer.Argument(metavar="PORT", help="The port, unless HOST:PORT is given.")] = None,
+    port: Annotated[
+        str | None,
+        typer.Argument(metavar="PORT", help="The port, unless HOST:PORT is given; unix:/PATH is a unix socket of the device's machine."),
+    ] = None,
+    *,
+    udp: Annotated[bool, typer.Option("-u", help="UDP: a read of stdin is a datagram, and each datagram goes to stdout.")] = False,
 ) -> None:
     """Connect stdin and stdout to a target behind a device: ssh's ProxyCommand."""
     from tuunel import netcat  # noqa: PLC0415 - this command only
 
-    raise typer.Exit(netcat.main([host] if port is None else [host, port]))
+    raise typer.Exit(netcat.main([*(["-u"] if udp else []), *([host] if port is None else [host, port])]))
 
 
 def main(arguments: Sequence[str]) -> int:
