@@ -25,6 +25,8 @@ from tuunel.buffers import BufferPool
 from tuunel.datagrams import DatagramSocket, bind_datagrams
 from tuunel.devices import Device, Devices
 from tuunel.events import Emit, Event, Ready
+from tuunel.forward import Forward
+from tuunel.forwarding import parse_forwardings
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.links import parse_invite, parse_link
 from tuunel.listen import address_of, open_listeners, serve
@@ -140,6 +142,12 @@ class World:
         await proxy.until(Ready)
         return proxy
 
+    async def forward(self, home: Home, *forwards: str, http_hosts: Iterable[str] = ()) -> Running[Forward]:
+        forwardings = parse_forwardings(forwards)
+        forward = self.start(home, lambda emit: Forward(home, forwardings=forwardings, http_hosts=frozenset(http_hosts), emit=emit))
+        await forward.until(Ready)
+        return forward
+
     async def target(self, handler: Handler) -> int:
         """A TCP service on this machine: its port."""
         (listener,) = await open_listeners(LOOPBACK)
@@ -192,7 +200,7 @@ async def world() -> AsyncIterator[World]:
 def lent_by(role: Role) -> int:
     if isinstance(role, Agent):
         return role._tunnels._buffers.lent
-    return role._reach.buffers.lent if isinstance(role, Proxy) else 0
+    return role._reach.buffers.lent if isinstance(role, Proxy | Forward) else 0
 
 
 @dataclass
