@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.machine import machine
+from bench.machine import Others, machine
 from bench.peers import PeerMissing
 from bench.process import ROOT
 from bench.results import Results, document
@@ -54,7 +54,9 @@ def main() -> int:
         _tell(f"skipped: {name}: {reason}")
     systems = [system for system in SYSTEMS if system.name in versions]
     results = Results(machine(), arguments.quick, arguments.rounds or (1 if arguments.quick else ROUNDS), versions, skipped)
+    others = Others()
     take_turns(results, workloads, systems, _tell)
+    results.others_cores = others.cores()
     table = render(results, workloads, systems, limit=LIMIT)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "results.json").write_text(json.dumps(document(results, workloads, systems), indent=2) + "\n")

@@ -1,6 +1,6 @@
 """The results of a run: gathered measurement by measurement, then written as JSON and as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,11 +13,12 @@ from bench.workloads.workload import Measurement, Workload
 class Results:
     """What ran, what was skipped and why, and every measurement in the order in which it was made."""
 
-    machine: dict[str, str | int | float]
+    machine: Mapping[str, str | int | float]
     quick: bool
     rounds: int
     versions: dict[str, str]  # by system
     skipped: dict[str, str]  # system: reason
+    others_cores: float = 0.0  # that other processes of the machine used meanwhile, on average
     measurements: dict[tuple[str, str], list[Measurement]] = field(default_factory=dict)  # by workload and system
     failures: list[tuple[str, str, str]] = field(default_factory=list)  # workload, system, what went wrong
 
@@ -39,7 +40,8 @@ class Results:
 def document(results: Results, workloads: Sequence[Workload], systems: Sequence[System]) -> dict[str, Any]:
     """Return the JSON document of `results`: its shape is described in bench/README.md."""
     return {
-        "machine": results.machine,
+        "machine": dict(results.machine),
+        "others_cores": results.others_cores,
         "quick": results.quick,
         "rounds": results.rounds,
         "systems": {

@@ -15,7 +15,8 @@ def render(results: Results, workloads: Sequence[Workload], systems: Sequence[Sy
 
 def _lines(results: Results, workloads: Sequence[Workload], systems: Sequence[System], limit: str) -> Iterator[str]:
     told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in results.machine.items())
-    yield f"{told}; {results.rounds} round{'s' if results.rounds != 1 else ''}{', quick' if results.quick else ''}"
+    rounds = f"{results.rounds} round{'s' if results.rounds != 1 else ''}{', quick' if results.quick else ''}"
+    yield f"{told}; {rounds}; other processes used {results.others_cores:.2f} cores meanwhile"
     yield ""
     yield from grid(
         ["system", "version", "way", "who in between can read"],

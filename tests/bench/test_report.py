@@ -14,6 +14,7 @@ SYSTEMS = [Wire("raw"), Wire("tuunel"), Wire("broken")]
 def measured(rounds: int = 3) -> Results:
     made = results(rounds)
     take_turns(made, [Counting()], SYSTEMS, lambda _: None)
+    made.others_cores = 0.25
     return made
 
 
@@ -32,6 +33,11 @@ def test_a_row_has_the_median_the_spread_the_ratio_and_the_cpu_of_each_role() ->
 
 def test_one_round_has_no_spread() -> None:
     assert cells(render(measured(1), [WORKLOAD], SYSTEMS, limit="raw"), "raw")[1][:3] == ["raw", "3,000", "0.50"]
+
+
+def test_the_first_line_tells_the_machine_and_what_else_ran_on_it() -> None:
+    table = render(measured(), [WORKLOAD], SYSTEMS, limit="raw")
+    assert table.startswith("processor abacus, cores 7; 3 rounds; other processes used 0.25 cores meanwhile\n")
 
 
 def test_what_failed_and_what_is_missing_is_named() -> None:
@@ -55,7 +61,8 @@ def test_the_document_is_json_and_holds_every_run() -> None:
     assert made["systems"]["tuunel"] == {"version": "1.0", "hops": "app - service", "readable_by": "nobody"}
     assert made["skipped"] == {"gost": "gone"}
     assert made["failures"][0] == {"workload": "counting", "system": "broken", "error": "it broke"}
-    assert made["machine"]["processor"] == "abacus"
+    assert made["machine"] == {"processor": "abacus", "cores": 7}
+    assert made["others_cores"] == 0.25
     assert made["workloads"]["counting"]["systems"]["broken"] == {"figures": {}, "cpu": {}}
 
 
