@@ -101,7 +101,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "guardedstream",
         "udpforward",
     ),
-    "roles": ("doors", "relay.server", "agent", "proxy", "forward", "pairing", "netcat", "netcat_alone", "netcat_udp"),
+    "roles": ("doors", "relay.server", "agent", "proxy", "forward", "pairing", "netcat", "netcat_udp", "netcat_alone"),
     "edge": ("display", "journal", "demo", "cli.*", "__main__"),
 }
 
@@ -149,9 +149,9 @@ RESERVED: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 ROLES_MAY_USE = {
     "proxy": {"doors"},
-    "netcat_alone": {"netcat"},
+    "netcat_alone": {"netcat", "netcat_udp"},
     "netcat_udp": {"netcat"},
-    "netcat": {"netcat_alone", "netcat_udp"},  # imported when needed: one command in three files, because the first must start fast
+    "netcat": {"netcat_alone"},  # imported when needed: one command in three files, because the first must start fast
 }
 
 

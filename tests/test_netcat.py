@@ -20,7 +20,8 @@ from tuunel.address import HostPort
 from tuunel.errors import ANSWERS, Failure, Reason, Speaker, UsageError
 from tuunel.forwarding import Destination
 from tuunel.frontdoor import CONNECTION_HEADER
-from tuunel.netcat import parse_arguments
+from tuunel.netcat import needs_tunnel, parse_arguments
+from tuunel.netcat_alone import parse_destination
 
 Serve = Callable[[socket.socket], None]
 DEADLINE = 20
@@ -219,25 +220,28 @@ def test_a_reader_that_leaves_ends_it_without_a_word() -> None:
         (["home.tuunel.", "22"], HostPort("home.tuunel.", 22)),
         (["10.0.0.1.home.tuunel:80"], HostPort("10.0.0.1.home.tuunel", 80)),
         (["Home", "22"], HostPort("Home.tuunel", 22)),
+        (["unix", "22"], HostPort("unix.tuunel", 22)),
+        (["unix:22"], HostPort("unix.tuunel", 22)),
     ],
 )
 def test_what_can_be_meant(arguments: list[str], target: HostPort) -> None:
     parsed = parse_arguments(arguments)
     assert (parsed.host.lower(), parsed.port) == (target.host.lower(), target.port)
-    assert not parsed.udp
-    assert not parsed.path
+    assert not needs_tunnel(arguments)
 
 
 @pytest.mark.parametrize("arguments", [["-u", "home", "53"], ["home", "53", "-u"], ["home:53", "-u"], ["home.tuunel", "-u", "53"]])
 def test_udp(arguments: list[str]) -> None:
-    assert parse_arguments(arguments) == Destination("home.tuunel", 53, udp=True)
+    assert needs_tunnel(arguments)
+    assert parse_destination(arguments) == Destination("home.tuunel", 53, udp=True)
 
 
 @pytest.mark.parametrize(
     "arguments", [["home", "unix:/run/x"], ["home:unix:/run/x"], ["home.tuunel:unix:/run/x"], ["HOME.tuunel.", "unix:/run/x"]]
 )
 def test_unix_sockets(arguments: list[str]) -> None:
-    assert parse_arguments(arguments) == Destination("home.tuunel", 0, "/run/x")
+    assert needs_tunnel(arguments)
+    assert parse_destination(arguments) == Destination("home.tuunel", 0, "/run/x")
 
 
 @pytest.mark.parametrize(
@@ -269,6 +273,8 @@ def test_unix_sockets(arguments: list[str]) -> None:
 def test_what_cannot(arguments: list[str]) -> None:
     with pytest.raises((UsageError, Failure)):
         parse_arguments(arguments)
+    with pytest.raises((UsageError, Failure)):
+        parse_destination(arguments)
 
 
 def test_what_a_relay_or_agent_says_cannot_touch_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

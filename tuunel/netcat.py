@@ -16,9 +16,7 @@ from contextlib import suppress
 from tuunel.address import HostPort, parse_tuunel_name
 from tuunel.control import call
 from tuunel.errors import Failure, NotRunning, Reason, Speaker, UsageError
-from tuunel.forwarding import Destination, read_destination
 from tuunel.frontdoor import CONNECTION_HEADER, parse_proxy_status
-from tuunel.policy import UNIX
 from tuunel.settings import Home
 
 USAGE = """\
@@ -30,31 +28,34 @@ Connects standard input and output to PORT of HOST, a .tuunel name or the bare n
 With -u over UDP: each read of standard input is a datagram, and each datagram is written as it comes.
 unix:/PATH is a unix socket of the device's machine, where its grant names it.
 """
+UDP = "-u"  #: the one option
 _CHUNK = 256 * 1024  #: one pipe's or socket buffer's worth: larger reads gain nothing
 _MAX_RESPONSE_HEAD = 64 * 1024  #: what the front doors send is far smaller; more is not our proxy
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `tuunel nc` with the words behind `nc`; returns the exit code. Raises UsageError, and Failure as `run` and `carry_datagrams`."""
+    """Run `tuunel nc` with the words behind `nc`; returns the exit code. Raises what `run` and `run_alone` raise, and UsageError."""
     if any(word in {"-h", "--help"} for word in arguments):
         sys.stdout.write(USAGE)
         return 0
     _open_standard_streams()
-    to = parse_arguments(arguments)
-    if to.udp:
-        from tuunel.netcat_udp import carry_datagrams  # noqa: PLC0415  needs anyio and cryptography: slow to import
+    if needs_tunnel(arguments):
+        from tuunel.netcat_alone import run_alone  # noqa: PLC0415  needs anyio and cryptography: slow to import
 
-        return carry_datagrams(Home.find(), to)
-    if to.path:
-        from tuunel.netcat_alone import through_own_tunnel  # noqa: PLC0415  as above
-
-        return through_own_tunnel(Home.find(), to)
-    return run(to.host, to.port)
+        return run_alone(arguments)
+    target = parse_arguments(arguments)
+    return run(target.host, target.port)
 
 
 def needs_tunnel(arguments: Sequence[str]) -> bool:
     """Whether these words ask for what a running proxy does not do for `nc`."""
-    return "-u" in arguments or any(UNIX in word for word in arguments)
+    return UDP in arguments or split_host(arguments)[1].startswith("unix:")
+
+
+def split_host(words: Sequence[str]) -> tuple[str, str]:
+    """The host that the words name, and what they name of it, as far as it can be told."""
+    host, _, service = ":".join(words).partition(":")
+    return host, service
 
 
 def _open_standard_streams() -> None:
@@ -66,30 +67,9 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, which is this one
 
 
-def parse_arguments(arguments: Sequence[str]) -> Destination:
-    """Read `[-u] HOST PORT` or `HOST:PORT`, where PORT may be `unix:/PATH`; a bare NAME becomes NAME.tuunel.
-
-    Raises UsageError for everything else, and Failure(UNKNOWN_NAME) for a malformed .tuunel name.
-    """
-    udp = "-u" in arguments
-    words = [word for word in arguments if word != "-u"]
-    if any(UNIX in word for word in words):
-        return _parse_unix(words, udp=udp)
-    target = _parse_port(words)
-    return Destination(target.host, target.port, udp=udp)
-
-
-def _parse_unix(words: Sequence[str], *, udp: bool) -> Destination:
-    host, colon, path = ":".join(words).partition(":")
-    if udp:
-        raise UsageError("a unix socket carries no UDP", "leave -u away")
-    if len(words) > 2 or not path.startswith(UNIX):
-        raise UsageError("nc takes a device and a unix socket of its machine", "for example: tuunel nc home unix:/run/docker.sock")
-    return read_destination(f"{_tuunel_name(host)}{colon}{path}")
-
-
-def _parse_port(words: Sequence[str]) -> HostPort:
-    match words:
+def parse_arguments(arguments: Sequence[str]) -> HostPort:
+    """Read `HOST PORT` or `HOST:PORT`; a bare NAME becomes NAME.tuunel. Raises UsageError for everything else."""
+    match list(arguments):
         case [host, port]:
             target = HostPort.parse(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         case [both]:
@@ -98,13 +78,14 @@ def _parse_port(words: Sequence[str]) -> HostPort:
             raise UsageError("nc takes a host and a port", "for example: tuunel nc home.tuunel 22")
     if target.port == 0:
         raise UsageError("nothing listens on port 0", "name the port of the service, for example 22")
-    host = _tuunel_name(target.host)
+    host = tuunel_name(target.host)
     if ":" in host or parse_tuunel_name(host) is None:
         raise UsageError(f"{target.host} is not a .tuunel name", "nc never connects directly; use NAME.tuunel or HOST.NAME.tuunel")
     return HostPort(host, target.port)
 
 
-def _tuunel_name(host: str) -> str:
+def tuunel_name(host: str) -> str:
+    """Write a bare NAME as NAME.tuunel; anything with a dot in it stays as it is."""
     return host if "." in host.rstrip(".") else f"{host.rstrip('.')}.tuunel"
 
 
@@ -118,7 +99,8 @@ def run(host: str, port: int) -> int:
     try:
         return _through_proxy(home, target)
     except NotRunning:
-        from tuunel.netcat_alone import through_own_tunnel  # noqa: PLC0415  needs anyio and cryptography: slow to import
+        from tuunel.forwarding import Destination  # noqa: PLC0415  needed here only, and the next is slow to import
+        from tuunel.netcat_alone import through_own_tunnel  # noqa: PLC0415
 
         return through_own_tunnel(home, Destination(host, port))
 

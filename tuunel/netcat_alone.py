@@ -1,7 +1,8 @@
-"""What `tuunel nc` does when no proxy runs: one tunnel of its own, opened and pumped in a second thread."""
+"""What `tuunel nc` does when no proxy runs, or could not do it: one tunnel of its own, opened and pumped in a second thread."""
 
 import socket
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 import anyio
@@ -10,11 +11,13 @@ from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.devices import Devices
 from tuunel.e2e.wire import Command
-from tuunel.errors import Failure, Reason
+from tuunel.errors import Failure, Reason, UsageError
 from tuunel.events import Traffic
-from tuunel.forwarding import Destination
+from tuunel.forwarding import Destination, read_destination
 from tuunel.identity import IdentityKey
-from tuunel.netcat import copy_standard_streams
+from tuunel.netcat import UDP, copy_standard_streams, parse_arguments, split_host, tuunel_name
+from tuunel.netcat_udp import carry_datagrams
+from tuunel.policy import UNIX
 from tuunel.pool import TunnelPool
 from tuunel.pump import copy_both_ways
 from tuunel.rawstream import RawStream
@@ -22,8 +25,32 @@ from tuunel.routing import resolve_name
 from tuunel.settings import Home
 
 
+def run_alone(arguments: Sequence[str]) -> int:
+    """Run `tuunel nc` for what needs a tunnel of its own: UDP, and unix sockets. Returns the exit code.
+
+    Raises what `carry_datagrams` and `netcat.run` raise, UsageError, and Failure(UNKNOWN_NAME) for a malformed .tuunel name.
+    """
+    to = parse_destination(arguments)
+    return carry_datagrams(Home.find(), to) if to.udp else through_own_tunnel(Home.find(), to)
+
+
+def parse_destination(arguments: Sequence[str]) -> Destination:
+    """Read `-u HOST PORT`, `-u HOST:PORT`, `NAME unix:/PATH` or `NAME:unix:/PATH`; a bare NAME becomes NAME.tuunel."""
+    words = [word for word in arguments if word != UDP]
+    host, service = split_host(words)
+    udp = UDP in arguments
+    if not service.startswith(UNIX):
+        target = parse_arguments(words)
+        return Destination(target.host, target.port, udp=udp)
+    if udp:
+        raise UsageError("a unix socket carries no UDP", "leave -u away")
+    if len(words) > 2:
+        raise UsageError("nc takes a device and a unix socket of its machine", "for example: tuunel nc home unix:/run/docker.sock")
+    return read_destination(f"{tuunel_name(host)}:{service}")
+
+
 def through_own_tunnel(home: Home, to: Destination) -> int:
-    """Connect standard input and output to `to`, which is not UDP, by a tunnel of this process; see `netcat.run` for the promises."""
+    """Connect standard input and output to `to`, which is no UDP one, by a tunnel of this process; see `netcat.run` for the promises."""
     ours, theirs = socket.socketpair()
     connected: Future[None] = Future()
     pumped: Future[str] = Future()
