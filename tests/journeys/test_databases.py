@@ -8,7 +8,7 @@ import pytest
 from tests.journeys.databases import Database, postgres, redis
 from tests.journeys.peers import program
 from tests.journeys.processes import run
-from tests.journeys.world import LOOPBACK, Trio
+from tests.journeys.world import LOOPBACK, Trio, World, port_of
 
 pytestmark = pytest.mark.real
 
@@ -53,3 +53,26 @@ def test_redis_cli_through_socks(trio: Trio, cache: Database, chained: list[str]
     command = [*chained, program("redis-cli"), "-h", "home.tuunel", "-p", str(cache.port)]
     assert run([*command, "-x", "set", "through:socks"], stdin=b"x" * 100_000).stdout == b"OK\n"
     assert run([*command, "get", "through:socks"]).stdout == b"x" * 100_000 + b"\n"
+
+
+def test_psql_through_a_forward(own_world: World, trio: Trio, database: Database) -> None:
+    with own_world.forward(trio.walker, f"0:home.tuunel:{database.port}") as forward:
+        assert_rows(run([*psql(LOOPBACK, forward.port), MANY_ROWS]).stdout)
+
+
+def test_redis_cli_through_a_forward(own_world: World, trio: Trio, cache: Database) -> None:
+    with own_world.forward(trio.walker, f"0:home.tuunel:{cache.port}") as forward:
+        command = [program("redis-cli"), "-h", LOOPBACK, "-p", str(forward.port)]
+        many = b"".join(b"SET key:%d %d\r\n" % (n, n) for n in range(5000))
+        assert b"errors: 0, replies: 5000" in run([*command, "--pipe"], stdin=many).stdout
+        assert run([*command, "get", "key:4999"]).stdout == b"4999\n"
+
+
+def test_databases_on_unix_sockets_that_the_grant_names(own_world: World, trio: Trio, database: Database, cache: Database) -> None:
+    """psql and libpq find a unix socket by its directory and the port in its name."""
+    targets = [word for each in (database, cache) for word in ("--target", f"unix:{each.socket}")]
+    laptop = own_world.laptop(trio.agent.new_invite(*targets))
+    here = laptop.home / database.socket.name
+    with own_world.forward(laptop, f"{here}:home.tuunel:unix:{database.socket}", f"0:home.tuunel:unix:{cache.socket}") as forward:
+        assert_rows(run([*psql(str(laptop.home), database.port), MANY_ROWS]).stdout)
+        assert run([program("redis-cli"), "-p", str(port_of(forward.listens[1])), "ping"]).stdout == b"PONG\n"

@@ -85,6 +85,14 @@ def test_a_grant_of_the_internet_opens_nothing_else(abroad: Traveller, host: str
     assert (verdict.reason, verdict.speaker) == (Reason.POLICY_DENIED, Speaker.AGENT)
 
 
+def test_a_laptop_that_pairs_once_more_may_go_where_both_invites_lead(own: World, house: House) -> None:
+    guest = traveller(own, house)
+    assert ask_http_connect(guest.proxy, PUBLIC_HOST, 8080).reason is Reason.POLICY_DENIED
+    guest.laptop.ask("pair", house.agent.new_invite("--target", "internet"), "--name", "home")
+    for host in (PUBLIC_HOST, LAN_HOST):
+        assert page(guest.proxy, "socks5h", host) == LAN_PAGE
+
+
 def test_a_route_takes_only_what_it_names(own: World, house: House) -> None:
     laptop = own.laptop(house.agent.new_invite("--target", "internet"))
     routes = ["--route", f"{PUBLIC_NETWORK}=home", "--route", "*.public.example=home"]

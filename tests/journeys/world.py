@@ -102,12 +102,9 @@ class Forwards:
         self.process.stop()
 
     @property
-    def ports(self) -> list[int]:
-        return [port_of(listen) for listen in self.listens]
-
-    @property
     def port(self) -> int:
-        return self.ports[0]
+        """The port of the first."""
+        return port_of(self.listens[0])
 
 
 class World:

@@ -1,0 +1,46 @@
+"""Every command line of tuunel that the documentation shows is one that tuunel takes."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from tuunel.cli.app import app
+from tuunel.forwarding import parse_forwardings
+from tuunel.policy import parse_target_pattern
+from tuunel.routing import Route
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorial").glob("*.md")), *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+_SHOWN = re.compile(r"^ {4}(?:\w+\$ +)?(tuunel .*)$", re.MULTILINE)  # an indented line, perhaps behind a machine's prompt
+
+
+SHOWN = [(str(page.relative_to(ROOT)), line) for page in PAGES for line in _SHOWN.findall(page.read_text(encoding="utf-8"))]
+
+
+def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
+    """The command that the words mean, and its parameters. Nothing is run."""
+    command: Any = get_command(app)
+    context = command.make_context(words[0], words[1:])
+    while rest := [*context._protected_args, *context.args]:
+        name, command, arguments = command.resolve_command(context, rest)
+        context = command.make_context(name, arguments, parent=context)
+    return context.command_path, context.params
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(SHOWN) > 20
+
+
+@pytest.mark.parametrize(("page", "line"), SHOWN)
+def test_a_shown_command_is_one_that_tuunel_takes(page: str, line: str) -> None:
+    path, params = parsed(shlex.split(line, comments=True))
+    for pattern in params.get("target") or ():
+        parse_target_pattern(pattern)
+    for route in params.get("route") or ():
+        Route.parse(route)
+    if path == "tuunel forward":
+        parse_forwardings(params["forwards"])
