@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -133,7 +133,7 @@ async def setting(**invite: object) -> AsyncIterator[Setting]:
 
 @pytest.fixture
 def hanging_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Names that never resolve, until the event is set."""
+    """Names under `.hangs` do not resolve until the event is set, and then fail; those under `.resolves` are this machine."""
     released = threading.Event()
     getaddrinfo = socket.getaddrinfo
 
@@ -141,6 +141,8 @@ def hanging_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         if host.endswith(".hangs"):
             released.wait(60)
             raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        if host.endswith(".resolves"):
+            host = "127.0.0.1"
         return getaddrinfo(host, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
@@ -204,6 +206,22 @@ async def test_the_forward_proxys_end_ends_every_flow_and_is_answered() -> None:
         await client.tunnel.aclose()
         await until(lambda: not here.tunnels._clients)
         assert [event.reason for event in here.closed(f"localhost:{port}/udp")] == ["done"] * 3
+
+
+async def test_the_end_is_clean_although_the_client_has_not_read_what_was_sent() -> None:
+    async with setting() as here:
+        tunnel, _ = await here.pool.connect(here.roles.device, HostPort("", 0), command=Command.UDP)
+        client = Client(tunnel)
+        flow = await client.open(HostPort("", here.world.datagram_target(lambda _: [bytes(30_000)] * 5)), b"go")
+        entry = (await here.roles.agent.until(ConnectionOpened)).traffic
+        while not entry.lost:  # every buffer on the way is full
+            await client.send(flow, b"go")
+            await anyio.wait_all_tasks_blocked()
+        await tunnel.write_eof()
+        await client.read()
+        assert (client.fin, client.cut) == (True, False)
+        await tunnel.aclose()
+        assert tunnel.cut_reason == ""
 
 
 async def test_a_client_that_is_gone_leaves_nothing_behind() -> None:
@@ -404,7 +422,10 @@ async def test_names_that_never_resolve_hold_up_nobody_and_are_bounded(
             await each.works(port)
         assert not here.closed("one.too.many.hangs:53/udp"), "what is refused for its number fills no log"
         await client.close(hanging.pop())
-        await client.open(HostPort("one.more.hangs", 53))
+        for _ in range(3):  # a name that was found takes no room any more
+            flow = await client.open(HostPort("a.resolves", port), b"found")
+            await until(lambda flow=flow: client.received[flow] == [b"found"])  # type: ignore[misc]
+        hanging.append(await client.open(HostPort("one.more.hangs", 53)))
         hanging_names.set()
         await until(lambda: all(flow in client.ended for flow in hanging) and all(flow in other.ended for flow in hanging_too))
         assert {client.ended[flow].reason for flow in hanging} == {Reason.NAME_NOT_RESOLVED}
@@ -439,6 +460,19 @@ async def test_ten_thousand_flows_of_one_client_are_bounded_and_told() -> None:
             client.tunnel.reset()
 
 
+async def test_what_is_gone_with_its_tunnel_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reverseflows, "MAX_FLOWS_PER_CLIENT", 2)
+    async with setting() as here, here.client() as client:
+        port = here.world.datagram_target()
+        async with here.client() as other:
+            for _ in range(2):
+                await other.open(HostPort("", port))
+            await until(lambda: len(other.opened) == 2)
+            assert (await client.until_refused(HostPort("", port))).reason is Reason.LIMIT
+        await until(lambda: len(here.tunnels._clients) == 1)
+        await client.works(port)
+
+
 @pytest.mark.parametrize("breach", ["too many", "number in use", "unknown flow", "app bytes", "damaged"])
 async def test_a_breach_ends_one_tunnel_and_its_sockets_and_nothing_else(breach: str) -> None:
     async with setting() as here, here.client() as bystander:
@@ -463,31 +497,60 @@ async def test_a_breach_ends_one_tunnel_and_its_sockets_and_nothing_else(breach:
             await client.tunnel.send_records(records)
             await until(lambda: client.cut)
         await until(lambda: len(here.tunnels._clients) == 1)
+        (first, *_) = here.closed(f"localhost:{port}/udp")
+        assert (first.reason, first.detail != "") == ("reset", True)
         await bystander.works(port)
 
 
-async def test_a_client_that_does_not_read_loses_datagrams_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Ids of tunnels on which the agent can send nothing more."""
+    ids: set[str] = set()
+    send_records = Tunnel.send_records
+
+    async def blocked(self: Tunnel, records: Iterable[tuple[RecordType, bytes]]) -> None:
+        if self.id in ids and not self.peer_label:  # the forward side knows what the agent calls itself
+            await anyio.sleep_forever()
+        await send_records(self, records)
+
+    monkeypatch.setattr(Tunnel, "send_records", blocked)
+    return ids
+
+
+async def test_a_client_that_does_not_read_loses_datagrams_and_holds_up_nobody(unread: set[str]) -> None:
     async with setting() as here, here.client() as other, here.client() as client:
         flood = here.world.datagram_target(lambda _: [bytes(1000)] * 300)
         port = here.world.datagram_target()
         flow = await client.open(HostPort("", flood))
         await until(lambda: client.opened)
-        send_records = Tunnel.send_records
-
-        async def blocked(self: Tunnel, records: object) -> None:
-            if self.id == client.tunnel.id and self is not client.tunnel:
-                await anyio.sleep_forever()
-            await send_records(self, records)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(Tunnel, "send_records", blocked)
+        unread.add(client.tunnel.id)
         (entry,) = here.roles.agent.seen(ConnectionOpened)
         await client.send(flow, b"go")
         await until(lambda: entry.traffic.lost)
-        assert entry.traffic.down + 1000 * entry.traffic.lost <= 300_000
+        assert entry.traffic.down <= 128 * 1024 + 65536
         await other.works(port)
         up = entry.traffic.up
         await client.send(flow, b"still read")
         await until(lambda: entry.traffic.up == up + 10)
+
+
+async def test_a_quiet_flow_keeps_its_datagrams_beside_many_that_flood_and_their_loss_is_counted(unread: set[str]) -> None:
+    async with setting() as here, here.client() as client:
+        flood = here.world.datagram_target(lambda _: [bytes(1000)] * 100)
+        flows = [await client.open(HostPort("", flood)) for _ in range(25)]
+        quiet = await client.open(HostPort("", here.world.datagram_target()))
+        await until(lambda: len(client.opened) == 26)
+        unread.add(client.tunnel.id)
+        *floods, entry = (event.traffic for event in here.roles.agent.seen(ConnectionOpened))
+        for flow in flows:
+            await client.send(flow, b"go")
+        await until(lambda: sum(traffic.lost for traffic in floods) > 100)
+        await anyio.wait_all_tasks_blocked()
+        before = sum(traffic.lost for traffic in floods)
+        await client.send(quiet, bytes(5000))
+        await until(lambda: entry.down == 5000)
+        assert entry.lost == 0
+        assert sum(traffic.lost for traffic in floods) >= before + 4
 
 
 async def test_what_the_target_cannot_take_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,6 +578,18 @@ async def test_an_agent_that_is_stopped_serves_live_flows_to_their_end_and_no_ne
         await client.send(flow, b"still served")
         await until(lambda: client.received[flow] == [b"x", b"still served"])
         await client.close(flow)
+        await until(lambda: client.cut)
+        await until(here.roles.agent.over.is_set)
+
+
+async def test_and_its_tunnel_ends_when_the_target_ended_the_last_of_them() -> None:
+    async with setting() as here, here.client() as client:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            flow = await client.open(HostPort(*sock.getsockname()))
+            await until(lambda: client.opened)
+        here.roles.agent.role.stop()
+        await client.send(flow, b"anybody?")
         await until(lambda: client.cut)
         await until(here.roles.agent.over.is_set)
 

@@ -67,6 +67,7 @@ async def running(flow: Flow) -> AsyncIterator[Flow]:
             yield flow
             tasks.cancel_scope.cancel()
     assert not flow.send(b"over")
+    assert not flow.flow._held
 
 
 async def test_datagrams_pass_both_ways_in_order(service: DatagramSocket) -> None:
@@ -137,15 +138,19 @@ async def test_a_datagram_either_way_keeps_a_flow(service: DatagramSocket, monke
         _, sender = await next_of(service)
         for _ in range(5):
             now += 59
+            await anyio.wait_all_tasks_blocked()
+            flow.flow._wait.cancel()  # the clock's part
+            await anyio.wait_all_tasks_blocked()
+            assert not flow.over.is_set()
             if who == "app":
                 assert flow.send(b"still here")
-                await next_of(service)
-            seen = len(flow.delivered)
-            service.send_to(b"answer", sender)
-            await until(lambda seen=seen: len(flow.delivered) > seen)  # type: ignore[misc]
-        assert not flow.over.is_set()
+            else:
+                seen = len(flow.delivered)
+                service.send_to(b"answer", sender)
+                await until(lambda seen=seen: len(flow.delivered) > seen)  # type: ignore[misc]
         now += 60
-        flow.flow._wait.cancel()  # the clock's part
+        await anyio.wait_all_tasks_blocked()
+        flow.flow._wait.cancel()
         await flow.until_over()
 
 
@@ -214,7 +219,7 @@ async def test_a_target_that_floods_leaves_the_loop_to_others(service: DatagramS
         _, sender = await next_of(service)
         service.send_to(b"wake up", sender)
         await until(lambda: len(flow.delivered) == 100 * module.BURST)
-        assert turns >= 99
+        assert turns > 90
         tasks.cancel_scope.cancel()
 
 

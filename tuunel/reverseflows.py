@@ -86,37 +86,44 @@ class ReverseFlows:
         self._flows = AgentFlows(self._count_lost)
         self._carriers: dict[int, _Carrier] = {}
         self._news = anyio.Event()  # for the writer
+        self._ended = False  # by FIN
 
     async def run(self) -> None:
-        """Serve until the forward proxy ends the tunnel, which is then closed, or until it is cut. Raises OSError when closing fails."""
+        """Serve until the forward proxy ends the tunnel, which is then closed, or until it is cut or a rule is broken.
+
+        In the latter cases the caller resets it. Raises OSError when closing fails.
+        """
         self._share.tunnels.append(self._flows)
         try:
             self._carries(0)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._write)
-                ended = await self._read(tasks)
-                tasks.cancel_scope.cancel()
+                await self._read(tasks)
+                if self._ended:
+                    self._news.set()  # the writer leaves behind a whole record, and FIN can follow
+                else:
+                    tasks.cancel_scope.cancel()
         finally:
             self._share.tunnels.remove(self._flows)
-        if ended:
+        if self._ended:
             await self._tunnel.write_eof()
             await self._tunnel.aclose()
 
-    async def _read(self, tasks: TaskGroup) -> bool:
-        """Take records until FIN: True; False when the tunnel is cut. No flow is carried any more then."""
-        ended = False
+    async def _read(self, tasks: TaskGroup) -> None:
+        """Take records until FIN, or until the tunnel is cut. No flow is carried any more then."""
+        detail = ""
         try:
-            while not ended:
-                await self._tunnel.wait_for_records()
-                ended = self._take_burst(tasks)
+            while not self._take_burst(tasks):
                 self._news.set()
+                await self._tunnel.wait_for_records()
+            self._ended = True
         except (OSError, anyio.ClosedResourceError):
-            pass  # the tunnel says why
-        except RemoteProtocolError:
-            self._tunnel.reset()
-        while self._carriers:
-            self._carriers.popitem()[1].end("done" if ended else "reset", self._tunnel.cut_reason)
-        return ended
+            detail = self._tunnel.cut_reason
+        except RemoteProtocolError as breach:
+            detail = str(breach)
+        finally:
+            for flow in list(self._carriers):
+                self._take_out(flow).end("done" if self._ended else "reset", detail)
 
     def _take_burst(self, tasks: TaskGroup) -> bool:
         """Handle the records that are here, a burst at most. True at FIN."""
@@ -128,7 +135,7 @@ class ReverseFlows:
                 case FlowData(flow, payload):
                     self._carriers[flow].send(payload)
                 case FlowEnded(flow):
-                    self._carriers.pop(flow).end("done")
+                    self._take_out(flow).end("done")
                     self._carries(len(self._carriers))
                 case FlowRequested(flow, target):
                     self._open(flow, target, tasks)
@@ -137,10 +144,10 @@ class ReverseFlows:
 
     async def _write(self) -> None:
         try:
-            while True:
-                while self._flows.outbox:
+            while not self._ended:
+                self._news = anyio.Event()  # before looking: what comes while a record is sent is not overlooked
+                while self._flows.outbox and not self._ended:
                     await self._tunnel.send_records(self._flows.outbox.take())
-                self._news = anyio.Event()
                 await self._news.wait()
         except (OSError, anyio.ClosedResourceError):
             self._tunnel.reset()  # which ends the reader, too
@@ -173,8 +180,6 @@ class ReverseFlows:
             self._close(carrier)
         except Failure as failure:
             self._close(carrier, failure.reason, failure.detail)
-        finally:
-            self._share.looking_up.discard(carrier)
 
     def _opened(self, carrier: _Carrier, bound: HostPort) -> None:
         self._share.looking_up.discard(carrier)
@@ -195,11 +200,15 @@ class ReverseFlows:
     def _close(self, carrier: _Carrier, reason: Reason | None = None, detail: str = "") -> None:
         """End a flow from this side: idle, refused, or in fault."""
         if not carrier.over:
-            carrier.end("done")  # unless a failure has ended its entry
-            del self._carriers[carrier.flow]
+            self._take_out(carrier.flow).end("done")  # unless a failure has ended its entry
             self._flows.close(carrier.flow, reason, detail)
             self._news.set()
             self._carries(len(self._carriers))
+
+    def _take_out(self, flow: int) -> _Carrier:
+        carrier = self._carriers.pop(flow)
+        self._share.looking_up.discard(carrier)
+        return carrier
 
     def _count_lost(self, flow: int) -> None:
         if carrier := self._carriers.get(flow):
