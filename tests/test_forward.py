@@ -297,6 +297,23 @@ async def test_a_later_request_for_another_host_never_arrives() -> None:
         assert bytes(heard) == REQUEST
 
 
+@pytest.mark.parametrize(("second", "passes"), [(REQUEST, True), (FOREIGN, False)], ids=["listed", "foreign"])
+async def test_what_comes_while_the_target_is_dialled_is_judged_too(second: bytes, passes: bool) -> None:
+    async with three() as (made, roles):
+        forward = await made.forward(roles.home, f"0:home.tuunel:{await made.target(echo)}", http_hosts=["localhost"])
+        stream = await connect(ports(forward)[0])
+        await stream.send_all(REQUEST)
+        await forward.until(ConnectionOpened)
+        await stream.send_all(second)
+        if passes:
+            with anyio.fail_after(PATIENCE):
+                assert await stream.receive_exactly(2 * len(REQUEST)) == REQUEST * 2
+        else:
+            await assert_reset(stream)
+            assert (await forward.until(ConnectionClosed)).reason == Reason.FORBIDDEN_HOST
+        stream.close()
+
+
 async def test_the_end_behind_a_request_is_passed_on() -> None:
     async with three() as (made, roles):
         heard: list[bytes] = []

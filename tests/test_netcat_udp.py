@@ -87,6 +87,16 @@ async def test_an_empty_answer_is_not_taken_for_the_end() -> None:
             assert ours.receive() == b"question"
 
 
+async def test_a_flow_that_is_not_open_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netcat_udp, "QUIET", 0)
+    async with three() as (_, roles):
+        with between_threads() as (ours, theirs):
+            ours.send(b"out?")
+            ours.send(b"")
+            with anyio.fail_after(PATIENCE), pytest.raises(Failure, match="does not allow"):
+                await _exchange(roles.home, Destination("203.0.113.1.home.tuunel", 53, udp=True), theirs)
+
+
 async def test_without_input_nothing_is_opened() -> None:
     async with three() as (_, roles):
         await roles.relay.kill()
