@@ -1,0 +1,174 @@
+"""The real roles that the evil relay attacks: an agent, a forward proxy, an app, a target, and a decoy that nobody asks for."""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import anyio
+
+from tests.evil.relay import EvilRelay, EvilTunnels, Plot
+from tests.evil.verdict import AGENT, APP_WORDS, CLEAN, FORWARD, RESET, TARGET_WORDS, Expected, Story, Visit, breaches
+from tests.world import LOOPBACK, PATIENCE, Running, World, connect_through, until, world
+from tuunel.agent import Agent
+from tuunel.devices import Device, KnownRelay
+from tuunel.errors import Reason
+from tuunel.events import Alarm, Ready
+from tuunel.frontdoor import parse_proxy_status
+from tuunel.identity import IdentityKey
+from tuunel.proxy import Proxy
+from tuunel.rawstream import RawStream
+from tuunel.settings import Home
+
+
+@dataclass(frozen=True)
+class Talk:
+    """One request of the app: how it ended, and what the app heard."""
+
+    outcome: str
+    heard: bytes = b""
+
+
+@dataclass
+class Target:
+    """A service that says its words and hears the app's, both to the end."""
+
+    visits: list[Visit] = field(default_factory=list)
+    port: int = 0
+
+    async def serve(self, stream: RawStream) -> None:
+        visit = Visit()
+        self.visits.append(visit)
+        visit.end = await speak(stream, TARGET_WORDS, visit.received)
+
+
+async def speak(stream: RawStream, says: bytes, heard: bytearray) -> str:
+    """Say it all and end, while hearing to the end: how that came."""
+
+    async def say() -> None:
+        with suppress(OSError, anyio.ClosedResourceError):
+            await stream.send_all(says)
+            await stream.write_eof()
+
+    end = CLEAN
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(say)
+        try:
+            while data := await stream.receive():
+                heard += data
+        except OSError:
+            end = RESET
+            tasks.cancel_scope.cancel()
+    stream.close()
+    return end
+
+
+@dataclass
+class Stage:
+    """Relay, agent, a paired machine with its proxy, and what they connect."""
+
+    world: World
+    relay: Running[EvilRelay]
+    agent: Running[Agent]
+    home: Home
+    device: Device
+    proxy: Running[Proxy]
+    target: Target
+    decoy: Target
+
+    @property
+    def tunnels(self) -> EvilTunnels:
+        return self.relay.role.tunnels
+
+    @property
+    def known(self) -> KnownRelay:
+        return self.device.relays[0]
+
+    @property
+    def client(self) -> IdentityKey:
+        """The forward proxy's identity; the relay itself knows its public half only."""
+        return IdentityKey.load(self.home.identity_key)
+
+    @property
+    def agent_identity(self) -> IdentityKey:
+        """The agent's own: for what it may have signed in other times and places."""
+        return IdentityKey.load(self.agent.home.identity_key)
+
+    async def ask(self, host: str = "home.tuunel", port: int | None = None, proxy: Running[Proxy] | None = None) -> Talk:
+        """The app's request through the proxy, to its end."""
+        try:
+            stream = await connect_through(proxy or self.proxy, host, self.target.port if port is None else port)
+        except ConnectionRefusedError as refusal:
+            status = re.search(r"(?mi)^proxy-status: *(.*?)\r?$", str(refusal))
+            told = parse_proxy_status(status[1]) if status else None
+            return Talk(str(told[1]) if told else f"refused without a reason: {refusal}")
+        heard = bytearray()
+        with anyio.fail_after(PATIENCE):
+            return Talk(await speak(stream, APP_WORDS, heard), bytes(heard))
+
+    def begin(self, plot: Plot) -> None:
+        """From here on the relay does what `plot` says; all that was noticed before is forgotten."""
+        self.relay.role.plot = plot
+        self.target.visits.clear()
+        self.decoy.visits.clear()
+        self.agent.role._tunnels._alarmed = float("-inf")  # it does not repeat itself within a second
+        for role in (self.proxy, self.agent):
+            role.events[:] = [event for event in role.events if not isinstance(event, Alarm)]
+
+    async def story(self, talk: Talk) -> Story:
+        """What has happened since `begin`, when all of it is over."""
+        plot = self.relay.role.plot
+        with anyio.fail_after(PATIENCE):
+            await until(lambda: all(visit.end for visit in self.target.visits + self.decoy.visits))
+            await until(lambda: not self.tunnels._switchboard.pipes)
+        alarms = {name: [alarm.text for alarm in role.seen(Alarm)] for name, role in ((FORWARD, self.proxy), (AGENT, self.agent))}
+        return Story(talk.outcome, talk.heard, list(self.target.visits), len(self.decoy.visits), alarms, plot.struck)
+
+    async def serves_honestly(self) -> bool:
+        """Whether a request gets through whole, without an alarm, when the relay attacks no more."""
+        self.begin(Plot())
+        story = await self.story(await self.ask())
+        whole = story.outcome == CLEAN and story.heard == TARGET_WORDS
+        return whole and [visit.received for visit in story.visits] == [APP_WORDS] and not any(story.alarms.values())
+
+    async def attack(self, plot: Plot, expected: Expected, ask: Callable[[], object] | None = None) -> list[str]:
+        """Let the app ask while the relay attacks: the promises that were broken, then and for the next honest request."""
+        self.begin(plot)
+        try:
+            talk = await self.ask()
+            story = await self.story(talk)
+        finally:
+            plot.stop()
+        found = breaches(story, expected)
+        if not await self.serves_honestly():
+            found.append("no honest connection afterwards")
+        return found
+
+
+@asynccontextmanager
+async def stage() -> AsyncIterator[Stage]:
+    async with world() as made:
+        home = made.home()
+
+        def build(emit: Callable[[object], None]) -> EvilRelay:
+            return EvilRelay(home, listen=LOOPBACK, advertise=None, open_enrolment=True, emit=emit)
+
+        relay = made.start(home, build)
+        agent = await made.agent((await relay.until(Ready)).link)
+        client, device = await made.paired(agent)
+        target, decoy = Target(), Target()
+        for service in (target, decoy):
+            service.port = await made.target(service.serve)
+        yield Stage(made, relay, agent, client, device, await made.proxy(client), target, decoy)
+
+
+def ends(*how: str) -> frozenset[str]:
+    return frozenset(how)
+
+
+LOST = Expected(ends(Reason.TUNNEL_LOST))
+MISMATCH = Expected(ends(Reason.PEER_MISMATCH), frozenset({FORWARD}))
+AGENT_MISMATCH = Expected(ends(Reason.TUNNEL_LOST), frozenset({AGENT}))
+SPOILT = Expected(ends(Reason.PROTOCOL, Reason.TUNNEL_LOST))
+UNHARMED = Expected(ends(CLEAN), dials=1)
+CUT_SHORT = Expected(ends(RESET), dials=1)
