@@ -212,12 +212,16 @@ async def test_the_end_is_clean_although_the_client_has_not_read_what_was_sent()
     async with setting() as here:
         tunnel, _ = await here.pool.connect(here.roles.device, HostPort("", 0), command=Command.UDP)
         client = Client(tunnel)
-        flow = await client.open(HostPort("", here.world.datagram_target(lambda _: [bytes(30_000)] * 5)), b"go")
-        entry = (await here.roles.agent.until(ConnectionOpened)).traffic
-        while not entry.lost:  # every buffer on the way is full
+        port = here.world.datagram_target(lambda _: [bytes(30_000)] * 3)
+        flow = await client.open(HostPort("", port), b"go")
+        (served,) = here.tunnels._clients
+        blocked = 0
+        while blocked < 20:  # every buffer on the way is full
             await client.send(flow, b"go")
             await anyio.wait_all_tasks_blocked()
+            blocked = blocked + 1 if served._torn else 0
         await tunnel.write_eof()
+        await until(lambda: here.closed(f"localhost:{port}/udp"))
         await client.read()
         assert (client.fin, client.cut) == (True, False)
         await tunnel.aclose()
@@ -532,6 +536,21 @@ async def test_a_client_that_does_not_read_loses_datagrams_and_holds_up_nobody(u
         up = entry.traffic.up
         await client.send(flow, b"still read")
         await until(lambda: entry.traffic.up == up + 10)
+
+
+async def test_a_tunnel_that_cannot_be_sent_on_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting() as here, here.client() as client:
+        asking = [(RecordType.FLOW_OPEN, FlowOpen(0, "", here.world.datagram_target()).encode())]
+        send_records = Tunnel.send_records
+
+        async def fail(*_: object) -> None:
+            raise BrokenPipeError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Tunnel, "send_records", fail)
+            await send_records(client.tunnel, asking)
+            await until(lambda: client.cut)
+        await until(lambda: not here.tunnels._clients)
 
 
 async def test_a_quiet_flow_keeps_its_datagrams_beside_many_that_flood_and_their_loss_is_counted(unread: set[str]) -> None:
