@@ -61,6 +61,7 @@ RANKS: dict[str, tuple[str, ...]] = {
     "plumbing": (
         "buffers",
         "rawstream",
+        "peeruser",
         "descriptors",
         "interfaces",
         "listen",
