@@ -87,6 +87,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "relay.tunnels",
         "relay.admin",
         "relay.reception",
+        "recordstream",
         "tunnel",
         "establish",
         "liveness",

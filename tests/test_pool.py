@@ -12,7 +12,7 @@ from tuunel import pool as module
 from tuunel.address import HostPort
 from tuunel.devices import Device
 from tuunel.errors import Failure, PeerMismatch, Reason, Speaker
-from tuunel.events import Alarm, Event
+from tuunel.events import Alarm, ConnectionChanged, Event
 from tuunel.identity import IdentityKey
 from tuunel.pool import ATTEMPTS, STANDBY, TunnelPool
 from tuunel.rawstream import RawStream, receive_chunk, send_bytes
@@ -79,8 +79,76 @@ async def test_a_device_in_use_has_standbys_and_each_is_used_once() -> None:
             tunnel, _ = await pool.connect(roles.device, HostPort("", port))
             assert await exchange(pool, tunnel, bytes([number])) == bytes([number])
             used.append(tunnel.id)
-            await until(lambda: standbys(pool, roles.device) >= STANDBY)
+            await until(lambda: standbys(pool, roles.device) > 0)
         assert len(set(used)) == len(used)
+
+
+async def finish(pool: TunnelPool, tunnel: Tunnel) -> None:
+    """End a use cleanly at both ends."""
+    await tunnel.write_eof()
+    assert await receive_chunk(tunnel, pool._buffers) == b""
+    await tunnel.aclose()
+
+
+async def test_a_tunnel_that_has_ended_cleanly_is_used_again_without_a_handshake() -> None:
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        used = []
+        for number in range(20):
+            tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+            assert await exchange(pool, tunnel, bytes([number])) == bytes([number])
+            used.append(tunnel.id)
+            await finish(pool, tunnel)
+        assert len(set(used)) == len(used)
+        assert len({tunnel_id.partition(".")[0] for tunnel_id in used}) <= 1 + STANDBY
+        assert len(pool._live) <= 1 + STANDBY
+        told = [event.tunnel for event in roles.agent.seen(ConnectionChanged)]
+        assert told == used  # both ends give each use the same name
+
+
+async def test_what_is_asked_of_a_recycled_tunnel_is_judged_anew() -> None:
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+        await finish(pool, tunnel)
+        with pytest.raises(Failure) as caught:
+            await pool.connect(roles.device, HostPort("169.254.1.1", port))
+        assert (caught.value.reason, caught.value.speaker) == (Reason.POLICY_DENIED, Speaker.AGENT)
+
+
+async def test_a_recycled_tunnel_that_is_lost_costs_no_connection() -> None:
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+        await until(lambda: standbys(pool, roles.device) >= STANDBY)
+        await finish(pool, tunnel)
+        for live in list(roles.agent.role._tunnels.live):
+            live.reset()
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+        assert await exchange(pool, tunnel, b"hello") == b"hello"
+
+
+async def test_a_use_that_is_over_cannot_touch_the_next_one() -> None:
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        first, _ = await pool.connect(roles.device, HostPort("", port))
+        await finish(pool, first)
+        second, _ = await pool.connect(roles.device, HostPort("", port))
+        assert second.records is first.records
+        first.reset()
+        await first.aclose()
+        assert await exchange(pool, second, b"hello") == b"hello"
+        with pytest.raises(anyio.ClosedResourceError):
+            await send_bytes(first, pool._buffers, b"from the past")
+        assert first.broken()
+
+
+async def test_commands_that_keep_nothing_ready_recycle_nothing() -> None:
+    async with three() as (made, roles), pool_of(roles.home) as pool:
+        port = await made.target(echo)
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+        await finish(pool, tunnel)
+        assert all(records.closed for records in pool._live)
 
 
 async def test_many_at_once_share_no_tunnel() -> None:

@@ -20,7 +20,8 @@ from tuunel.events import Traffic
 from tuunel.liveness import watch_tunnels
 from tuunel.pump import PumpEnd, copy_both_ways
 from tuunel.rawstream import RawStream, receive_chunk, send_bytes
-from tuunel.tunnel import ANSWER_TIMEOUT, DEAD, EARLY_LIMIT, KEY_LIFETIME, QUIET, Tunnel, TunnelCut
+from tuunel.recordstream import DEAD, KEY_LIFETIME, QUIET, RecordStream
+from tuunel.tunnel import ANSWER_TIMEOUT, EARLY_LIMIT, Tunnel, TunnelCut
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +37,8 @@ def secret(direction: Direction) -> bytes:
 
 def make_tunnel(stream: RawStream, sends: Direction, buffers: BufferPool) -> Tunnel:
     receives = BACK if sends is FORTH else FORTH
-    return Tunnel(stream, RecordSealer(secret(sends), sends), RecordOpener(secret(receives), receives, buffers), buffers, "aaaaaaaa")
+    sealer, opener = RecordSealer(secret(sends), sends), RecordOpener(secret(receives), receives, buffers)
+    return Tunnel(RecordStream(stream, sealer, opener, buffers), "aaaaaaaa")
 
 
 class Ends:
@@ -135,12 +137,12 @@ async def far(sends: Direction = BACK, *, opened: bool = False) -> AsyncIterator
 
 async def read(tunnel: Tunnel) -> bytes:
     with anyio.fail_after(PATIENCE):
-        return await receive_chunk(tunnel, tunnel._buffers)
+        return await receive_chunk(tunnel, tunnel.records._buffers)
 
 
 async def write(tunnel: Tunnel, data: bytes) -> None:
     with anyio.fail_after(PATIENCE):
-        await send_bytes(tunnel, tunnel._buffers, data)
+        await send_bytes(tunnel, tunnel.records._buffers, data)
 
 
 @asynccontextmanager
@@ -204,9 +206,9 @@ async def test_records_are_small_at_first_then_grow_and_are_small_again_after_a_
                 received += len(await read(both.agent))
         grown = both.forward.chunk_limit
         assert grown > 16384
-        both.forward.tick(both.forward._written + 0.9)
+        both.forward.records.tick(both.forward.records._written + 0.9)
         assert both.forward.chunk_limit == grown
-        both.forward.tick(both.forward._written + 1.1)
+        both.forward.records.tick(both.forward.records._written + 1.1)
         assert both.forward.chunk_limit == 16384
 
 
@@ -337,7 +339,7 @@ async def test_an_answer_may_take_longer_than_the_sign_of_life() -> None:
 
 async def test_a_tunnel_that_was_just_accepted_has_shown_its_life() -> None:
     async with far() as peer:
-        await peer.tunnel._send(RecordType.CONNECT, TARGET.encode())  # as behind INIT: no PING goes with it
+        await peer.tunnel.records.send(RecordType.CONNECT, TARGET.encode())  # as behind INIT: no PING goes with it
 
         async def answer_late() -> None:
             with anyio.move_on_after(0.1):
@@ -413,7 +415,7 @@ async def test_early_bytes_are_held_while_the_agent_dials_and_come_first_afterwa
             assert await peer.hear(RecordType.PONG) == b"12345678"
             await peer.say(RecordType.DATA, b"birds")
             await peer.say(RecordType.FIN, FIN_BODY)
-            await until(lambda: peer.tunnel._opener.fin_received)
+            await until(lambda: peer.tunnel.records._opener.fin_received)
             dialling.cancel_scope.cancel()
         await peer.tunnel.answer_connected(BOUND)
         assert await read(peer.tunnel) == b"early birds"
@@ -464,16 +466,16 @@ async def test_a_quiet_tunnel_is_pinged_and_a_dead_one_is_cut() -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
-            await until(lambda: peer.tunnel._reading_since is not None)
-            started = peer.tunnel._reading_since
+            await until(lambda: peer.tunnel.records._reading_since is not None)
+            started = peer.tunnel.records._reading_since
             assert started is not None
-            assert not peer.tunnel.tick(started + QUIET - 0.1)
-            assert peer.tunnel.tick(started + QUIET + 0.1)
-            await peer.tunnel.flush()
+            assert not peer.tunnel.records.tick(started + QUIET - 0.1)
+            assert peer.tunnel.records.tick(started + QUIET + 0.1)
+            await peer.tunnel.records.flush()
             await peer.hear(RecordType.PING)
-            assert not peer.tunnel.tick(started + DEAD - 0.1)  # one PING is enough
+            assert not peer.tunnel.records.tick(started + DEAD - 0.1)  # one PING is enough
             assert not failures
-            peer.tunnel.tick(started + DEAD + 0.1)
+            peer.tunnel.records.tick(started + DEAD + 0.1)
         assert failures
         assert "nothing was heard" in peer.tunnel.cut_reason
 
@@ -481,11 +483,11 @@ async def test_a_quiet_tunnel_is_pinged_and_a_dead_one_is_cut() -> None:
 async def test_a_pong_tells_the_round_trip_and_that_the_peer_lives() -> None:
     async with far(opened=True) as peer, anyio.create_task_group() as tasks:
         tasks.start_soon(read, peer.tunnel)
-        await until(lambda: peer.tunnel._reading_since is not None)
-        assert peer.tunnel.tick(peer.tunnel._heard + QUIET + 1)
-        await peer.tunnel.flush()
+        await until(lambda: peer.tunnel.records._reading_since is not None)
+        assert peer.tunnel.records.tick(peer.tunnel.records.heard + QUIET + 1)
+        await peer.tunnel.records.flush()
         await peer.say(RecordType.PONG, await peer.hear(RecordType.PING))
-        await until(lambda: peer.tunnel._pinged is None)
+        await until(lambda: peer.tunnel.records._pinged is None)
         assert peer.tunnel.rtt is not None
         tasks.cancel_scope.cancel()
 
@@ -493,11 +495,11 @@ async def test_a_pong_tells_the_round_trip_and_that_the_peer_lives() -> None:
 async def test_a_reader_that_pauses_for_ten_minutes_loses_nothing() -> None:
     async with ends() as both:
         await write(both.agent, b"before the pause")
-        now = both.forward._heard
+        now = both.forward.records.heard
         for seconds in range(600):
-            assert not both.forward.tick(now + seconds)  # nobody reads
+            assert not both.forward.records.tick(now + seconds)  # nobody reads
         assert await read(both.forward) == b"before the pause"
-        assert not both.forward.tick(now + 601)
+        assert not both.forward.records.tick(now + 601)
 
 
 async def test_a_writer_that_is_blocked_for_ten_minutes_loses_nothing() -> None:
@@ -505,10 +507,10 @@ async def test_a_writer_that_is_blocked_for_ten_minutes_loses_nothing() -> None:
         fill(peer.tunnel.stream)
         tasks.start_soon(write, peer.tunnel, b"blocked")
         tasks.start_soon(read, peer.tunnel)
-        await until(lambda: peer.tunnel._sending.locked() and peer.tunnel._reading_since)
-        now = peer.tunnel._heard
+        await until(lambda: peer.tunnel.records._sending.locked() and peer.tunnel.records._reading_since)
+        now = peer.tunnel.records.heard
         for seconds in range(600):
-            assert not peer.tunnel.tick(now + seconds)
+            assert not peer.tunnel.records.tick(now + seconds)
         assert not peer.tunnel.closed
         tasks.cancel_scope.cancel()
 
@@ -517,12 +519,12 @@ async def test_a_flood_of_pings_to_a_blocked_end_holds_one_answer() -> None:
     async with far(opened=True) as peer, anyio.create_task_group() as tasks:
         fill(peer.tunnel.stream)
         tasks.start_soon(write, peer.tunnel, b"blocked")
-        await until(peer.tunnel._sending.locked)
+        await until(peer.tunnel.records._sending.locked)
         tasks.start_soon(read, peer.tunnel)
         for number in range(1000):
             await peer.say(RecordType.PING, number.to_bytes(8, "big"))
-        await until(lambda: peer.tunnel._queue.get(RecordType.PONG) == (999).to_bytes(8, "big"))
-        assert len(peer.tunnel._queue) == 1
+        await until(lambda: peer.tunnel.records._queue.get(RecordType.PONG) == (999).to_bytes(8, "big"))
+        assert len(peer.tunnel.records._queue) == 1
         tasks.cancel_scope.cancel()
 
 
@@ -532,11 +534,11 @@ async def test_a_half_closed_tunnel_still_answers_and_is_still_watched() -> None
         assert await read(peer.tunnel) == b""
         await peer.say(RecordType.PING, b"halfopen")
         assert not peer.tunnel.broken()
-        await peer.tunnel.flush()
+        await peer.tunnel.records.flush()
         assert await peer.hear(RecordType.PONG) == b"halfopen"
-        heard = peer.tunnel._heard
-        assert peer.tunnel.tick(heard + QUIET + 0.1)
-        peer.tunnel.tick(heard + DEAD + 0.1)
+        heard = peer.tunnel.records.heard
+        assert peer.tunnel.records.tick(heard + QUIET + 0.1)
+        peer.tunnel.records.tick(heard + DEAD + 0.1)
         assert peer.tunnel.closed
 
 
@@ -558,11 +560,11 @@ async def test_the_watch_survives_a_tunnel_that_breaks_under_its_ping(monkeypatc
     monkeypatch.setattr("tuunel.liveness.TICK", 0)
     async with far(opened=True) as peer:
         peer.stream.reset()
-        peer.tunnel._queue[RecordType.PING] = b"12345678"
-        live = {peer.tunnel}
+        peer.tunnel.records._queue[RecordType.PING] = b"12345678"
+        live = {peer.tunnel.records}
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch_tunnels, live, tasks)
-            await until(lambda: not peer.tunnel._queue)
+            await until(lambda: not peer.tunnel.records._queue)
             peer.tunnel.reset()
             await until(lambda: not live)
             tasks.cancel_scope.cancel()
@@ -570,10 +572,10 @@ async def test_the_watch_survives_a_tunnel_that_breaks_under_its_ping(monkeypatc
 
 async def test_what_was_queued_before_a_reset_is_not_sent_behind_it() -> None:
     async with ends() as both:
-        both.forward._queue[RecordType.PING] = b"12345678"
+        both.forward.records._queue[RecordType.PING] = b"12345678"
         both.forward.reset()
-        await both.forward.flush()
-        assert not both.forward._queue
+        await both.forward.records.flush()
+        assert not both.forward.records._queue
 
 
 # keys
@@ -582,12 +584,12 @@ async def test_what_was_queued_before_a_reset_is_not_sent_behind_it() -> None:
 async def test_old_keys_are_replaced_and_nothing_is_lost() -> None:
     async with ends() as both:
         await write(both.forward, b"one")
-        assert both.forward.tick(both.forward._keyed + KEY_LIFETIME + 1)
-        await both.forward.flush()
+        assert both.forward.records.tick(both.forward.records._keyed + KEY_LIFETIME + 1)
+        await both.forward.records.flush()
         await write(both.forward, b"two")
         assert await read(both.agent) + await read(both.agent) == b"onetwo"
-        assert both.forward._sealer._cipher is not None
-        assert both.forward._sealer._cipher.records == 1
+        assert both.forward.records._sealer._cipher is not None
+        assert both.forward.records._sealer._cipher.records == 1
 
 
 async def test_a_key_is_replaced_behind_the_record_that_is_being_written() -> None:
@@ -595,13 +597,13 @@ async def test_a_key_is_replaced_behind_the_record_that_is_being_written() -> No
         async with anyio.create_task_group() as tasks:
             filler = bytes(8 << 20)
             tasks.start_soon(write, both.forward, filler)
-            await until(both.forward._sending.locked)
-            assert both.forward.tick(both.forward._keyed + KEY_LIFETIME + 1)
-            await both.forward.flush()  # leaves it to the writer
+            await until(both.forward.records._sending.locked)
+            assert both.forward.records.tick(both.forward.records._keyed + KEY_LIFETIME + 1)
+            await both.forward.records.flush()  # leaves it to the writer
             received = 0
             while received < len(filler):
                 received += len(await read(both.agent))
-        assert not both.forward._queue
+        assert not both.forward.records._queue
         await write(both.forward, b"behind it")
         assert await read(both.agent) == b"behind it"
 
@@ -612,8 +614,8 @@ async def test_a_key_that_has_done_its_share_is_replaced(monkeypatch: pytest.Mon
         for number in range(10):
             await write(both.forward, bytes([number]))
             assert await read(both.agent) == bytes([number])
-        assert both.forward._sealer._cipher is not None
-        assert both.forward._sealer._cipher.records <= 3
+        assert both.forward.records._sealer._cipher is not None
+        assert both.forward.records._sealer._cipher.records <= 3
 
 
 async def test_a_key_that_only_answers_pings_is_replaced_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -643,7 +645,7 @@ async def test_reset_wakes_a_blocked_writer() -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(write_on)
-            await until(both.forward._sending.locked)
+            await until(both.forward.records._sending.locked)
             both.forward.reset()
         assert errors
         with anyio.fail_after(PATIENCE), pytest.raises(OSError):
@@ -695,9 +697,153 @@ async def test_a_clean_close_hands_back_what_came_behind_fin() -> None:
     async with far(opened=True) as peer:
         await peer.say(RecordType.FIN, FIN_BODY)
         assert await read(peer.tunnel) == b""
-        await peer.tunnel.write_eof()
         await peer.stream.send_all(peer.sealer.seal(RecordType.PING, bytes(8))[:10])
         await until(lambda: not peer.tunnel.broken() and peer.buffers.lent == 1)
+        await peer.tunnel.write_eof()
         await peer.stream.write_eof()
         await peer.tunnel.aclose()
         assert peer.buffers.lent == 0
+
+
+# recycling: docs/spec/tunnel.md section 9
+
+
+@asynccontextmanager
+async def kept(*, forward: bool = True, agent: bool = True) -> AsyncIterator[tuple[Ends, list[Tunnel], list[Tunnel]]]:
+    """Both ends, opened, and whom they give their next uses to."""
+    async with ends() as both:
+        nexts: tuple[list[Tunnel], list[Tunnel]] = ([], [])
+        if forward:
+            both.forward.keep = nexts[0].append
+        if agent:
+            both.agent.keep = nexts[1].append
+        yield both, *nexts
+        for tunnel in (*nexts[0], *nexts[1]):
+            tunnel.reset()
+
+
+async def finish(both: Ends) -> None:
+    await both.forward.write_eof()
+    assert await read(both.agent) == b""
+    await both.agent.write_eof()
+    assert await read(both.forward) == b""
+
+
+async def test_a_tunnel_that_both_ends_keep_is_used_again_under_other_keys() -> None:
+    async with kept() as (both, forwards, agents):
+        before = both.forward.records._sealer._cipher._secret  # type: ignore[union-attr]
+        await write(both.forward, b"first use")
+        assert await read(both.agent) == b"first use"
+        await finish(both)
+        await both.agent.aclose()
+        await both.forward.aclose()
+        (forward,), (agent,) = forwards, agents
+        assert (both.forward.id, forward.id, agent.id) == ("aaaaaaaa", "aaaaaaaa.1", "aaaaaaaa.1")
+        assert forward.records._sealer._cipher._secret != before  # type: ignore[union-attr]
+        await forward.request(TARGET)
+        assert await agent.requested() == TARGET
+        await agent.answer_connected(BOUND)
+        assert await forward.answer(PATIENCE) == BOUND
+        await write(forward, b"second use")
+        assert await read(agent) == b"second use"
+
+
+@pytest.mark.parametrize(("forward", "agent"), [(False, True), (True, False), (False, False)])
+async def test_a_tunnel_that_one_end_would_not_keep_is_closed_cleanly(forward: bool, agent: bool) -> None:
+    async with kept(forward=forward, agent=agent) as (both, *nexts):
+        await finish(both)
+        await both.forward.aclose()
+        await both.agent.aclose()
+        assert nexts == [[], []]
+        assert both.forward.closed
+        assert both.forward.cut_reason == ""
+
+
+async def test_the_next_request_may_come_before_the_agent_is_done_with_the_last() -> None:
+    async with kept() as (both, forwards, agents):
+        await finish(both)
+        await both.forward.aclose()
+        (forward,) = forwards
+        await forward.request(TARGET)
+        for _ in range(3):
+            assert not both.agent.broken()  # looks, and takes nothing of the next use
+        await both.agent.aclose()
+        assert await agents[0].requested() == TARGET
+
+
+async def test_a_standby_whose_agent_is_not_done_yet_waits_without_spinning() -> None:
+    async with kept() as (both, forwards, _):
+        await finish(both)
+        await both.forward.aclose()
+        async with anyio.create_task_group() as resting:
+            resting.start_soon(forwards[0].rest)
+            await anyio.wait_all_tasks_blocked()
+            assert forwards[0].records._reading_since is not None
+            await both.agent.aclose()
+            await anyio.wait_all_tasks_blocked()
+            assert not forwards[0].closed
+            resting.cancel_scope.cancel()
+
+
+async def test_a_reset_after_both_ends_ends_the_tunnel_for_good() -> None:
+    async with kept() as (both, forwards, _):
+        await finish(both)
+        await both.forward.aclose()
+        both.agent.reset()
+        with pytest.raises(TunnelCut):
+            await forwards[0].rest()
+
+
+@pytest.mark.parametrize("flags", [b"\x00", b"\x02", b"\xfe"])
+async def test_a_peer_that_did_not_offer_it_cannot_begin_another_use(flags: bytes) -> None:
+    async with far(FORTH) as peer:
+        peer.tunnel.keep = lambda _: pytest.fail("kept")
+        await peer.say(RecordType.CONNECT, TARGET.encode())
+        await peer.tunnel.requested()
+        await peer.tunnel.answer_connected(BOUND)
+        await peer.say(RecordType.FIN, flags)
+        assert await read(peer.tunnel) == b""
+        await peer.tunnel.write_eof()
+        assert not peer.tunnel.records.may_be_renewed
+        await peer.tunnel.aclose()
+        assert peer.tunnel.closed
+
+
+async def test_a_next_use_that_is_begun_before_this_one_has_ended_cuts_the_tunnel() -> None:
+    async with far(FORTH) as peer:
+        peer.tunnel.keep = lambda _: pytest.fail("kept")
+        await peer.say(RecordType.CONNECT, TARGET.encode())
+        await peer.tunnel.requested()
+        await peer.tunnel.answer_connected(BOUND)
+        await peer.say(RecordType.FIN, b"\x01")
+        assert await read(peer.tunnel) == b""
+        await peer.say(RecordType.KEY_UPDATE)
+        await until(peer.tunnel.broken)
+        assert "before this one had ended" in peer.tunnel.cut_reason
+
+
+async def test_uses_and_age_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with kept() as (both, forwards, _):
+        monkeypatch.setattr(module, "MAX_USES", 1)
+        await finish(both)
+        await both.forward.aclose()
+        assert not forwards
+    async with kept() as (both, forwards, _):
+        monkeypatch.setattr(module, "MAX_USES", 1000)
+        monkeypatch.setattr(module, "MAX_AGE", 0.0)
+        await finish(both)
+        await both.forward.aclose()
+        assert not forwards
+
+
+async def test_no_key_is_replaced_behind_an_end_for_that_would_begin_the_next_use() -> None:
+    async with kept() as (both, forwards, agents):
+        records = both.forward.records
+        assert records.tick(records._keyed + KEY_LIFETIME + 1)
+        await finish(both)  # takes what was queued off again
+        later = records.heard = records._keyed + KEY_LIFETIME + 1
+        assert not records.tick(later)
+        await both.agent.aclose()
+        await both.forward.aclose()
+        await forwards[0].request(TARGET)
+        assert await agents[0].requested() == TARGET

@@ -14,6 +14,7 @@ from tuunel.e2e.records import MAX_EARLY_BODY, RecordSealer
 from tuunel.e2e.wire import Purpose, RecordType, Target
 from tuunel.errors import Failure, Reason, RemoteProtocolError
 from tuunel.rawstream import RawStream
+from tuunel.recordstream import RecordStream
 from tuunel.tunnel import Tunnel
 
 INIT_TIMEOUT = 10.0  #: seconds that an agent waits for INIT: what pairs and then says nothing must not hold a connection
@@ -43,8 +44,9 @@ async def initiate(
         if isinstance(error, TimeoutError | OSError | anyio.IncompleteRead | RemoteProtocolError):
             raise Failure(Reason.TUNNEL_LOST, detail=_why(error)) from error
         raise
-    tunnel = Tunnel(stream, initiator.sealer, initiator.opener, buffers, initiator.tunnel_id)
-    tunnel.rtt = time.monotonic() - started
+    records = RecordStream(stream, initiator.sealer, initiator.opener, buffers)
+    records.rtt = time.monotonic() - started
+    tunnel = Tunnel(records, initiator.tunnel_id)
     tunnel.peer_label = initiator.peer_label
     return tunnel
 
@@ -84,7 +86,7 @@ async def respond(
         stream.reset()
         responder.close()
         raise
-    return Tunnel(stream, responder.sealer, responder.opener, buffers, responder.tunnel_id), received
+    return Tunnel(RecordStream(stream, responder.sealer, responder.opener, buffers), responder.tunnel_id), received
 
 
 class _Incoming:

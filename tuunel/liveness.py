@@ -7,12 +7,12 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
-from tuunel.tunnel import Tunnel
+from tuunel.recordstream import RecordStream
 
 TICK: Final = 1.0  #: seconds
 
 
-async def watch_tunnels(live: set[Tunnel], tasks: TaskGroup) -> None:
+async def watch_tunnels(live: set[RecordStream], tasks: TaskGroup) -> None:
     """Run until cancelled. Whoever opens a tunnel adds it to `live`; it leaves by being closed."""
     while True:
         await anyio.sleep(TICK)
@@ -24,6 +24,6 @@ async def watch_tunnels(live: set[Tunnel], tasks: TaskGroup) -> None:
                 tasks.start_soon(_flush, tunnel)
 
 
-async def _flush(tunnel: Tunnel) -> None:
+async def _flush(tunnel: RecordStream) -> None:
     with suppress(OSError, anyio.ClosedResourceError):  # whoever reads the tunnel, or writes to it next, is told
         await tunnel.flush()

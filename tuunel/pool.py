@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -24,6 +25,7 @@ from tuunel.identity import DeviceID, IdentityKey
 from tuunel.links import Invite
 from tuunel.liveness import watch_tunnels
 from tuunel.rawstream import RawStream, send_bytes
+from tuunel.recordstream import RecordStream
 from tuunel.relay.client import HopConnection, device_label, fresh_key
 from tuunel.relay.dialpool import DialPool
 from tuunel.relay.wire import HopError, Open, PairedForward, Params, Role
@@ -32,7 +34,7 @@ from tuunel.tunnel import Tunnel
 
 ATTEMPTS: Final = 3  #: tunnels tried for one request, while nothing of the app has been sent
 STANDBY: Final = 2  #: tunnels kept ready for a device in use
-LARGEST_STANDBY: Final = 16
+LARGEST_STANDBY: Final = 64  #: a browser's burst; an agent allows many more
 STANDBY_LIFETIME: Final = 60.0  #: seconds after a device's last use until its standbys are dropped
 LEAST_PATIENCE: Final = 3.0  #: seconds to wait for a tunnel's first sign of life, at least; four round trips where those are longer
 
@@ -76,7 +78,8 @@ class TunnelPool:
         self._dials: dict[bytes, DialPool] = {}
         self._standbys: dict[DeviceID, _Standbys] = {}
         self._rtt: dict[DeviceID, float] = {}
-        self._live: set[Tunnel] = set()
+        self._live: set[RecordStream] = set()
+        self._over = False
 
     @property
     def params(self) -> Params:
@@ -93,6 +96,7 @@ class TunnelPool:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Cut everything."""
+        self._over = True
         self._tasks.cancel_scope.cancel()
         for tunnel in list(self._live):
             tunnel.reset()
@@ -131,6 +135,8 @@ class TunnelPool:
                     with _owned_until_it_fails(tunnel):
                         await send_bytes(tunnel, self._buffers, early)
                 self._note_use(device)
+                if self._warm:
+                    tunnel.keep = partial(self._keep, device)
                 return tunnel, bound
         raise AssertionError  # the loop returns or raises
 
@@ -170,7 +176,7 @@ class TunnelPool:
             connection.stream.reset()
             raise
         tunnel = await initiate(stream, initiator, self._buffers, target=request, early=early, answer_within=self._patience(device.id))
-        self._live.add(tunnel)
+        self._live.add(tunnel.records)
         if tunnel.rtt is not None:
             self._rtt[device.id] = tunnel.rtt
         return tunnel
@@ -202,6 +208,14 @@ class TunnelPool:
         standbys.used = time.monotonic()
         self._fill(standbys)
 
+    def _keep(self, device: Device, tunnel: Tunnel) -> None:
+        """Take back a tunnel whose connection has ended cleanly at both ends: the next one needs no handshake."""
+        standbys = self._standbys[device.id]
+        if self._over or len(standbys.waiting) >= LARGEST_STANDBY:
+            tunnel.reset()
+        else:
+            standbys.waiting.put(tunnel)
+
     async def _take_standby(self, device: DeviceID) -> Tunnel | None:
         standbys = self._standbys.get(device)
         if standbys is None:
@@ -214,7 +228,7 @@ class TunnelPool:
         return None
 
     def _fill(self, standbys: _Standbys) -> None:
-        if not standbys.filling and len(standbys.waiting) < standbys.wanted:
+        if not standbys.filling and len(standbys.waiting) < standbys.wanted / 2:  # those in use mostly come back
             standbys.filling = True
             self._tasks.start_soon(self._fill_now, standbys)
 

@@ -29,6 +29,7 @@ from tuunel.ledger import Entry, Ledger
 from tuunel.policy import Address, Surroundings, allowed_addresses, allowed_unix
 from tuunel.pump import PumpEnd, copy_both_ways
 from tuunel.rawstream import RawStream
+from tuunel.recordstream import RecordStream
 from tuunel.relay.wire import PairedAgent
 from tuunel.reverseflows import FlowShare, ReverseFlows
 from tuunel.tunnel import Tunnel
@@ -55,7 +56,7 @@ class ReverseTunnels:
         changed: Callable[[], Awaitable[None]],
         emit: Emit,
     ) -> None:
-        self.live: set[Tunnel] = set()
+        self.live: set[RecordStream] = set()
         self._identity = identity
         self._grants = grants
         self._label = label
@@ -91,10 +92,19 @@ class ReverseTunnels:
         if self._draining and received.purpose is Purpose.STANDBY:
             tunnel.reset(Reason.SHUTDOWN)
             return
-        self.live.add(tunnel)
-        self._clients[tunnel] = received.device
+        self.live.add(tunnel.records)
+        uses = [tunnel]
+        while uses:
+            use = uses.pop()
+            use.keep = uses.append
+            await self._serve_use(use, received.device)
+            if self._draining and uses:
+                uses.pop().reset(Reason.SHUTDOWN)
+
+    async def _serve_use(self, tunnel: Tunnel, device: DeviceID) -> None:
+        self._clients[tunnel] = device
         try:
-            await self._serve_request(tunnel, received.device)
+            await self._serve_request(tunnel, device)
         finally:
             tunnel.reset()
             del self._clients[tunnel]

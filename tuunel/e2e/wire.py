@@ -74,7 +74,8 @@ class RecordType(IntEnum):
     CONTROL = 0x40
 
 
-FIN_BODY: Final = b"\x00"  #: FIN's flags: none is defined in version 1, and a receiver ignores them
+FIN_BODY: Final = b"\x00"  #: FIN's flags; bits that are not defined are ignored
+FIN_RECYCLABLE: Final = b"\x01"  #: bit 0: the sender would use the tunnel again
 PING_NONCE: Final = 8  #: body bytes of PING, given back by PONG
 
 
@@ -113,6 +114,7 @@ def _table(opening: Mapping[RecordType, Phase], first_of_flows: tuple[RecordType
     for phase in set(Phase) - {Phase.ABORTED}:
         table |= {(phase, kind): phase for kind in _HOUSEKEEPING}
         table[phase, RecordType.RESET] = Phase.ABORTED
+    table[Phase.FINISHED, RecordType.KEY_UPDATE] = Phase.STANDBY  # the tunnel's next use, if both ends have offered it
     return MappingProxyType(table)
 
 
@@ -150,6 +152,11 @@ BODY_LENGTHS: Final[Mapping[RecordType, tuple[int, int, int]]] = MappingProxyTyp
         RecordType.FLOW_CLOSE: (PAD_BLOCK, PAD_BLOCK, PAD_BLOCK),
     }
 )
+
+
+def is_recyclable(flags: int) -> bool:
+    """Whether FIN's flags say that the sender would use the tunnel again."""
+    return bool(flags & FIN_RECYCLABLE[0])
 
 
 def fits(kind: RecordType, length: int) -> bool:
