@@ -1,6 +1,6 @@
 """The evil relay: the project's own, with its part in every tunnel in the hands of a `Plot`."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import anyio
 import anyio.lowlevel
@@ -88,13 +88,11 @@ class Plot:
         return self.down(self.seen_down - 1, message)
 
     async def move(self, source: RawStream, sink: RawStream, header: int, change: Callable[[bytes], Pieces]) -> None:
+        divided = Messages(header)
         try:
-            async for message in messages(source, header):
-                for piece in change(message):
-                    if piece is None:
-                        await anyio.lowlevel.checkpoint()
-                    else:
-                        await sink.send_all(piece)
+            while data := await source.receive():
+                for message in divided.feed(data):
+                    await deliver(sink, change(message))
         except Cut:
             await sink.write_eof()
             while await source.receive():
@@ -103,16 +101,35 @@ class Plot:
             await sink.write_eof()
 
 
-async def messages(source: RawStream, header: int) -> AsyncIterator[bytes]:
-    """The tunnel's messages as its clear lengths divide them: a handshake message whose length ends its `header`, then records."""
-    pending = bytearray()
-    field = 2
-    while data := await source.receive():
-        pending += data
-        while len(pending) >= header and len(pending) >= (end := header + int.from_bytes(pending[header - field : header], "big")):
-            yield bytes(pending[:end])
-            del pending[:end]
-            header = field = RECORD_HEADER
+async def deliver(sink: RawStream, pieces: Pieces) -> None:
+    for piece in pieces:
+        if piece is None:
+            await anyio.lowlevel.checkpoint()
+        else:
+            await sink.send_all(piece)
+
+
+class Messages:
+    """Divides a tunnel's bytes as its clear lengths do: a handshake message whose length ends its `header`, then records."""
+
+    def __init__(self, header: int) -> None:
+        self._header = header
+        self._field = 2
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        self._pending += data
+        while (message := self._next()) is not None:
+            yield message
+
+    def _next(self) -> bytes | None:
+        end = self._header + int.from_bytes(self._pending[self._header - self._field : self._header], "big")
+        if not self._header <= end <= len(self._pending):
+            return None
+        message = bytes(self._pending[:end])
+        del self._pending[:end]
+        self._header = self._field = RECORD_HEADER
+        return message
 
 
 class EvilTunnels(Tunnels):

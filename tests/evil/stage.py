@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -31,7 +31,7 @@ class Talk:
 
 @dataclass
 class Target:
-    """A service that says its words and hears the app's, both to the end."""
+    """A service that says its words, and ends when it has heard all of the app's: a clean end at the app is one in both directions."""
 
     visits: list[Visit] = field(default_factory=list)
     port: int = 0
@@ -39,28 +39,36 @@ class Target:
     async def serve(self, stream: RawStream) -> None:
         visit = Visit()
         self.visits.append(visit)
-        visit.end = await speak(stream, TARGET_WORDS, visit.received)
+        visit.end = await speak(stream, TARGET_WORDS, visit.received, ends_last=True)
 
 
-async def speak(stream: RawStream, says: bytes, heard: bytearray) -> str:
-    """Say it all and end, while hearing to the end: how that came."""
+async def speak(stream: RawStream, says: bytes, heard: bytearray, *, ends_last: bool = False) -> str:
+    """Say it all and end, while hearing to the end: how that came. With `ends_last` the own end is said when the other's was heard."""
+    end = CLEAN
+    ended = anyio.Event()
 
     async def say() -> None:
-        with suppress(OSError, anyio.ClosedResourceError):
+        nonlocal end
+        try:
             await stream.send_all(says)
+            if ends_last:
+                await ended.wait()
             await stream.write_eof()
+        except OSError:  # the kernel tells of a reset once, to whoever asks first
+            end = RESET
 
-    end = CLEAN
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(say)
         try:
             while data := await stream.receive():
                 heard += data
+            told = end
+            ended.set()
         except OSError:
-            end = RESET
+            told = RESET
             tasks.cancel_scope.cancel()
     stream.close()
-    return end
+    return told
 
 
 @dataclass
