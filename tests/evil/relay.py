@@ -47,9 +47,6 @@ class Plot:
     def down(self, number: int, message: bytes) -> Pieces:
         return [message]
 
-    def stop(self) -> None:
-        """The relay has another plot now."""
-
     async def answer(self, pipe: Pipe) -> None:
         """The relay's word to the forward proxy."""
         await pipe.forward.send(PairedForward(self.offer(pipe.agent.offer.body)))

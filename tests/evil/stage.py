@@ -139,18 +139,17 @@ class Stage:
         whole = story.outcome == CLEAN and story.heard == TARGET_WORDS
         return whole and [visit.received for visit in story.visits] == [APP_WORDS] and not any(story.alarms.values())
 
-    async def attack(self, plot: Plot, expected: Expected, ask: Callable[[], object] | None = None) -> list[str]:
+    async def attack(self, plot: Plot, expected: Expected) -> list[str]:
         """Let the app ask while the relay attacks: the promises that were broken, then and for the next honest request."""
+        return [*await self.endure(plot, expected), *await self.aftermath()]
+
+    async def endure(self, plot: Plot, expected: Expected) -> list[str]:
+        """The promises that were broken while the relay attacked."""
         self.begin(plot)
-        try:
-            talk = await self.ask()
-            story = await self.story(talk)
-        finally:
-            plot.stop()
-        found = breaches(story, expected)
-        if not await self.serves_honestly():
-            found.append("no honest connection afterwards")
-        return found
+        return breaches(await self.story(await self.ask()), expected)
+
+    async def aftermath(self) -> list[str]:
+        return [] if await self.serves_honestly() else ["no honest connection afterwards"]
 
 
 @asynccontextmanager
