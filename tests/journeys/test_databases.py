@@ -55,14 +55,10 @@ def test_redis_cli_through_socks(trio: Trio, cache: Database, chained: list[str]
     assert run([*command, "get", "through:socks"]).stdout == b"x" * 100_000 + b"\n"
 
 
-def test_psql_through_a_forward(own_world: World, trio: Trio, database: Database) -> None:
-    with own_world.forward(trio.walker, f"0:home.tuunel:{database.port}") as forward:
+def test_psql_and_redis_cli_through_forwards(own_world: World, trio: Trio, database: Database, cache: Database) -> None:
+    with own_world.forward(trio.walker, f"0:home.tuunel:{database.port}", f"0:home.tuunel:{cache.port}") as forward:
         assert_rows(run([*psql(LOOPBACK, forward.port), MANY_ROWS]).stdout)
-
-
-def test_redis_cli_through_a_forward(own_world: World, trio: Trio, cache: Database) -> None:
-    with own_world.forward(trio.walker, f"0:home.tuunel:{cache.port}") as forward:
-        command = [program("redis-cli"), "-h", LOOPBACK, "-p", str(forward.port)]
+        command = [program("redis-cli"), "-h", LOOPBACK, "-p", str(port_of(forward.listens[1]))]
         many = b"".join(b"SET key:%d %d\r\n" % (n, n) for n in range(5000))
         assert b"errors: 0, replies: 5000" in run([*command, "--pipe"], stdin=many).stdout
         assert run([*command, "get", "key:4999"]).stdout == b"4999\n"

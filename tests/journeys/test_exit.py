@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.journeys import doors
-from tests.journeys.datagrams import answering, associated, shout
-from tests.journeys.house import ECHO_PORT, LAN_HOST, LAN_PAGE, PUBLIC_HOST, PUBLIC_NETWORK, House
+from tests.journeys.datagrams import associated
+from tests.journeys.house import ECHO_PORT, LAN_HOST, LAN_PAGE, PUBLIC_HOST, PUBLIC_NETWORK, ROUTER, House
 from tests.journeys.peers import program
 from tests.journeys.processes import run
 from tests.journeys.verdicts import ask_http, ask_http_connect, ask_nc, socks_codes
@@ -42,13 +42,24 @@ def own() -> Iterator[World]:
 @pytest.fixture(scope="module")
 def at_home(own: World, house: House) -> Traveller:
     """With the default grant, `*`."""
-    return traveller(own, house)
+    return Traveller(house.walker, own.proxy(house.walker, "--other", "via:home"))
 
 
 @pytest.fixture(scope="module")
 def abroad(own: World, house: House) -> Traveller:
     """With a grant for the Internet and nothing else."""
     return traveller(own, house, "--target", "internet")
+
+
+@pytest.fixture(scope="module")
+def routed(own: World, house: House) -> Proxy:
+    """With both grants, and a proxy that sends only some places through `home`, and nothing elsewhere."""
+    laptop = own.laptop(house.agent.new_invite("--target", "*", "--target", "internet"))
+    routes = [f"{PUBLIC_NETWORK}=home", "*.public.example=home", f"{LAN_HOST}/32=home", "*.lan=home"]
+    return own.proxy(laptop, "--other", "refuse", *(word for route in routes for word in ("--route", route)))
+
+
+ROUTED, NOT_ROUTED = (PUBLIC_HOST, PUBLIC_NAME, LAN_HOST, "printer.lan"), (ROUTER, "printer")
 
 
 def page(proxy: Proxy, scheme: str, host: str) -> bytes:
@@ -93,14 +104,12 @@ def test_a_laptop_that_pairs_once_more_may_go_where_both_invites_lead(own: World
         assert page(guest.proxy, "socks5h", host) == LAN_PAGE
 
 
-def test_a_route_takes_only_what_it_names(own: World, house: House) -> None:
-    laptop = own.laptop(house.agent.new_invite("--target", "internet"))
-    routes = ["--route", f"{PUBLIC_NETWORK}=home", "--route", "*.public.example=home"]
-    proxy = own.proxy(laptop, *routes, "--other", "refuse")
-    for host in (PUBLIC_HOST, PUBLIC_NAME):
-        assert page(proxy, "socks5h", host) == LAN_PAGE
-    verdict = ask_http_connect(proxy, LAN_HOST, 8080)
-    assert (verdict.reason, verdict.speaker) == (Reason.REFUSED_BY_SETTING, Speaker.LOCAL)
+def test_a_route_takes_only_what_it_names(routed: Proxy) -> None:
+    for host in ROUTED:
+        assert page(routed, "socks5h", host) == LAN_PAGE
+    for host in NOT_ROUTED:
+        verdict = ask_http_connect(routed, host, 8080)
+        assert (verdict.reason, verdict.speaker) == (Reason.REFUSED_BY_SETTING, Speaker.LOCAL)
 
 
 def test_an_exit_device_that_is_not_known_is_told_at_once(own: World) -> None:
@@ -124,9 +133,9 @@ class TestDatagrams:
             for host in (PUBLIC_HOST, PUBLIC_NAME):
                 assert association.ask(host, ECHO_PORT, b"granted") == b"granted"
 
-    def test_a_route_takes_only_what_it_names(self, own: World, house: House) -> None:
-        proxy = own.proxy(own.laptop(house.agent.new_invite()), "--route", f"{LAN_HOST}/32=home", "--route", "*.lan=home")
-        with associated(proxy.address) as association, answering(shout) as near:
-            for host in (LAN_HOST, "printer.lan"):
+    def test_a_route_takes_only_what_it_names(self, routed: Proxy) -> None:
+        with associated(routed.address) as association:
+            for host in NOT_ROUTED:
+                association.send(host, ECHO_PORT, b"no route")
+            for host in ROUTED:
                 assert association.ask(host, ECHO_PORT, b"via home") == b"via home"
-            assert association.ask(LOOPBACK, near.port, b"direct") == b"DIRECT"

@@ -28,7 +28,8 @@ from tests.journeys.datagrams import (
 from tests.journeys.house import ECHO_PORT, LAN_HOST, House
 from tests.journeys.processes import Running, clean_environment, until
 from tests.journeys.sockets import flows_to
-from tests.journeys.world import LOOPBACK, Trio
+from tests.journeys.world import LOOPBACK, Trio, World
+from tuunel.errors import Reason
 
 pytestmark = pytest.mark.real
 
@@ -85,8 +86,8 @@ def test_malformed_headers_and_fragments_are_dropped_and_only_they(association: 
     assert target.received == 1 + len(malformed(target.port))
 
 
-def test_answers_of_strangers_reach_neither_end(association: Association, target: DatagramTarget) -> None:
-    """Nobody but the flow's own target can answer through it, and nobody but the relay of an association can answer its client."""
+def test_a_strangers_answer_does_not_come_through(association: Association, target: DatagramTarget) -> None:
+    """Only the address that a flow leads to can answer through it: the agent's kernel takes datagrams from nobody else."""
     assert association.ask("home.tuunel", target.port, b"hello") == b"HELLO"
     agents_end = target.callers[0]
     with contextlib.closing(bound()) as stranger, contextlib.closing(bound("127.0.0.2")) as elsewhere:
@@ -125,35 +126,35 @@ def latencies(association: Association, port: int, count: int) -> list[float]:
     return took
 
 
-def test_a_quiet_association_beside_a_flood_keeps_its_latency(own_trio: Trio) -> None:
-    parties = [own_trio.proxy.process, own_trio.agent.process]
-    with answering(lambda _: None) as sink, answering(echo_datagrams) as target, associated(own_trio.proxy.address) as quiet:
-        before = latencies(quiet, target.port, 100)
+def test_a_quiet_association_beside_a_flood_keeps_its_latency(trio: Trio) -> None:
+    parties = [trio.proxy.process, trio.agent.process]
+    with answering(lambda _: None) as sink, answering(echo_datagrams) as target, associated(trio.proxy.address) as quiet:
+        before = latencies(quiet, target.port, 50)
         memory = [memory_of(process) for process in parties]
-        command = [sys.executable, "-c", _FLOOD, str(own_trio.proxy.port), str(sink.port)]
+        command = [sys.executable, "-c", _FLOOD, str(trio.proxy.port), str(sink.port)]
         with Running(command, clean_environment()) as flood:
             assert flood.line() == "flooding"
             sink.took(100)
-            during = latencies(quiet, target.port, 100)
+            during = latencies(quiet, target.port, 40)
             assert flood.alive(), flood.errors()
-        after = latencies(quiet, target.port, 20)
+        after = latencies(quiet, target.port, 10)
         grown = [memory_of(process) - was for process, was in zip(parties, memory, strict=True)]
     assert max(before) < 2.0
-    assert sum(each >= 2.0 for each in during) <= 5  # UDP may lose, and the machine is crowded now
-    assert statistics.median(during) < statistics.median(before) + 0.25
+    assert sum(each >= 2.0 for each in during) <= 4  # UDP may lose, and the machine is crowded now
+    assert statistics.median(during) < statistics.median(before) + 0.5
     assert statistics.median(after) < statistics.median(before) + 0.1
     assert max(grown) < MEMORY
 
 
-def test_ten_thousand_flows_of_one_client_stay_bounded_and_the_first_goes_on(own_trio: Trio) -> None:
+def test_ten_thousand_flows_of_one_client_stay_bounded_and_the_first_goes_on(trio: Trio) -> None:
     """Each to a target of its own: one that listens and never answers, at ten thousand addresses of loopback."""
     first_address = ipaddress.IPv4Address("127.16.0.1")
-    parties = [own_trio.proxy.process, own_trio.agent.process]
+    parties = [trio.proxy.process, trio.agent.process]
     with (
         answering(lambda _: None, host="0.0.0.0") as sink,
         answering(shout) as target,
-        associated(own_trio.proxy.address) as greedy,
-        associated(own_trio.proxy.address) as other,
+        associated(trio.proxy.address) as greedy,
+        associated(trio.proxy.address) as other,
     ):
         assert greedy.ask("home.tuunel", target.port, b"first") == b"FIRST"
         memory = [memory_of(process) for process in parties]
@@ -164,6 +165,8 @@ def test_ten_thousand_flows_of_one_client_stay_bounded_and_the_first_goes_on(own
         assert MAX_FLOWS // 2 < flows_to(sink.port) <= MAX_FLOWS
         assert len(sink.callers) <= MAX_FLOWS
         assert max(memory_of(process) - was for process, was in zip(parties, memory, strict=True)) < MEMORY
+        while trio.proxy.process.told("closed")["reason"] != Reason.LIMIT:
+            pass  # the reason stands in the journal, for a person to find
         assert other.ask(LOOPBACK, target.port, b"direct") == b"DIRECT"
         greedy.control.close()
         until(lambda: not flows_to(sink.port), "all flows are closed")
@@ -198,10 +201,10 @@ def test_names_that_never_resolve_block_nobody(house: House) -> None:
         assert time.monotonic() - began < 3
 
 
-def test_a_forward_has_room_for_1024_clients_and_the_first_go_on(own_trio: Trio) -> None:
+def test_a_forward_has_room_for_1024_clients_and_the_first_go_on(own_world: World, trio: Trio) -> None:
     with (
         answering(shout) as target,
-        own_trio.world.forward(own_trio.walker, f"0:home.tuunel:{target.port}/udp") as forward,
+        own_world.forward(trio.walker, f"0:home.tuunel:{target.port}/udp") as forward,
         connected(forward.port) as first,
         contextlib.ExitStack() as stack,
     ):
