@@ -35,11 +35,12 @@ class Target:
 
     visits: list[Visit] = field(default_factory=list)
     port: int = 0
+    says: bytes = TARGET_WORDS
 
     async def serve(self, stream: RawStream) -> None:
         visit = Visit()
         self.visits.append(visit)
-        visit.end = await speak(stream, TARGET_WORDS, visit.received, ends_last=True)
+        visit.end = await speak(stream, self.says, visit.received, ends_last=True)
 
 
 async def speak(stream: RawStream, says: bytes, heard: bytearray, *, ends_last: bool = False) -> str:
@@ -69,6 +70,19 @@ async def speak(stream: RawStream, says: bytes, heard: bytearray, *, ends_last: 
             tasks.cancel_scope.cancel()
     stream.close()
     return told
+
+
+async def ask(proxy: Running[Proxy], port: int, says: bytes) -> Talk:
+    """An app's request through a proxy to the device that it calls home, to its end."""
+    try:
+        stream = await connect_through(proxy, "home.tuunel", port)
+    except ConnectionRefusedError as refusal:
+        status = re.search(r"(?mi)^proxy-status: *(.*?)\r?$", str(refusal))
+        told = parse_proxy_status(status[1]) if status else None
+        return Talk(str(told[1]) if told else f"refused without a reason: {refusal}")
+    heard = bytearray()
+    with anyio.fail_after(PATIENCE):
+        return Talk(await speak(stream, says, heard), bytes(heard))
 
 
 @dataclass
@@ -102,17 +116,9 @@ class Stage:
         """The agent's own: for what it may have signed in other times and places."""
         return IdentityKey.load(self.agent.home.identity_key)
 
-    async def ask(self, host: str = "home.tuunel", port: int | None = None, proxy: Running[Proxy] | None = None) -> Talk:
+    async def ask(self) -> Talk:
         """The app's request through the proxy, to its end."""
-        try:
-            stream = await connect_through(proxy or self.proxy, host, self.target.port if port is None else port)
-        except ConnectionRefusedError as refusal:
-            status = re.search(r"(?mi)^proxy-status: *(.*?)\r?$", str(refusal))
-            told = parse_proxy_status(status[1]) if status else None
-            return Talk(str(told[1]) if told else f"refused without a reason: {refusal}")
-        heard = bytearray()
-        with anyio.fail_after(PATIENCE):
-            return Talk(await speak(stream, APP_WORDS, heard), bytes(heard))
+        return await ask(self.proxy, self.target.port, APP_WORDS)
 
     def begin(self, plot: Plot) -> None:
         """From here on the relay does what `plot` says; all that was noticed before is forgotten."""

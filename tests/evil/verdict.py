@@ -36,6 +36,8 @@ class Story:
     decoys: int  #: connections to a service that nobody has asked for
     alarms: dict[str, list[str]]  #: by role
     struck: int  #: how often the relay did what it planned
+    says: bytes = APP_WORDS  #: the app
+    told: bytes = TARGET_WORDS  #: by the target
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def breaches(story: Story, expected: Expected) -> list[str]:
 
 def _stream_breaches(story: Story) -> list[str]:
     found = []
-    streams = [("the app", story.heard, story.outcome, TARGET_WORDS)]
-    streams += [("the target", bytes(visit.received), visit.end, APP_WORDS) for visit in story.visits]
+    streams = [("the app", story.heard, story.outcome, story.told)]
+    streams += [("the target", bytes(visit.received), visit.end, story.says) for visit in story.visits]
     for who, received, end, sent in streams:
         if not sent.startswith(received):
             found.append(f"{who} received what the other side did not send: {_difference(received, sent)!r}")
