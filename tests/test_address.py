@@ -155,6 +155,13 @@ def test_every_ipv4_address_can_be_named(address):
     assert IPv4Address(found.host) == address
 
 
+@pytest.mark.parametrize("zone", ["", "a b", "x\ny", "\x1b[2J", "a" * 16, "\u0661"])
+def test_what_names_no_interface_is_no_zone(zone):
+    with pytest.raises(UsageError):
+        HostPort.parse(f"[fe80::1%{zone}]:80")
+    assert HostPort.parse("[fe80::1%eth0.5]:80").host == "fe80::1%eth0.5"
+
+
 def test_an_address_with_a_zone_has_no_label():
     with pytest.raises(UsageError):
         ip6_label(IPv6Address("fe80::1%eth0"))

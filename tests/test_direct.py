@@ -38,9 +38,11 @@ def test_the_same_port_of_another_machine_is_fine() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1", "::ffff:169.254.1.1"]
-)
-def test_a_client_from_elsewhere_reaches_neither_loopback_nor_link_local(address: str) -> None:
+    "address",
+    ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1", "::ffff:169.254.1.1", "100.100.100.200",
+     "168.63.129.16", "fd00:ec2::254", "::ffff:100.100.100.200"],
+)  # fmt: skip
+def test_a_client_from_elsewhere_reaches_neither_loopback_nor_link_local_nor_metadata(address: str) -> None:
     assert allowed(address)
     assert not allowed(address, local=False)
 

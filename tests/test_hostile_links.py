@@ -46,7 +46,7 @@ def hosts() -> list[str]:
         "", ".", "-h", "a b", "h/..", "h?x", "h#x", "h%41", "%6c", "user@h", "user:pw@h", "h\\", "a" * 254, "[::1", "::1]", "[::1]x", "[h]",
         "h:1", "h\t", "h\n", "h\r\nX: y", "$(id)", "`id`", "'h'", '"h"', "h;id", "h|id", "h&x", "h\0", "*", "relay\u3002example",
         "re\u0131ay", "r\u0435lay.example", "\uff52elay", "relay.example\u200b", "xn--\u00e4", "\u0661.2.3.4", "1\u0664",
-        *(f"h{mark}" for mark in ESCAPES),
+        *(f"h{mark}" for mark in ESCAPES), *(f"[fe80::1%{zone}]" for zone in ("eth0", "a b", "x\ny", *ESCAPES)),
     ]  # fmt: skip
 
 

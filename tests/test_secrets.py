@@ -41,7 +41,7 @@ def forms(secret: bytes) -> set[str]:
 
 
 #: Their text is made to be copied to another machine, once; everything else must mask what they hold.
-BEARERS = (Invite, RelayLink, Ready)
+BEARERS = (Invite, RelayLink)
 
 
 @dataclass
@@ -76,8 +76,6 @@ class Watch:
         if isinstance(thing, type) or not str(getattr(kind, "__module__", "")).startswith("tuunel."):
             return ""
         self.kinds.add(kind.__name__)
-        if isinstance(thing, Ready):
-            return ""
         if kind.__repr__ is object.__repr__ and kind.__str__ is object.__str__:
             return ""  # its name and where it lies
         return repr(thing) if isinstance(thing, BEARERS) else f"{thing!r} {thing!s}"

@@ -15,6 +15,7 @@ TOP: Final = "tuunel"
 IP6: Final = "ip6"
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9._])?")
+_ZONE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # an interface, by number or name: 15 characters on Linux and BSD
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -48,7 +49,10 @@ class HostPort:
 
 def _read_ipv6(text: str, whole: str) -> str:
     try:
-        return str(IPv6Address(text))
+        address = IPv6Address(text)
+        if address.scope_id is not None and not _ZONE.fullmatch(address.scope_id):
+            raise AddressValueError("a zone is the name or number of an interface")
+        return str(address)
     except AddressValueError as error:
         raise UsageError(f"{whole!r} is no address: {text!r} is not IPv6") from error
 

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from tuunel.errors import Failure, Reason
+from tuunel.policy import GUARDED
 
 Address = IPv4Address | IPv6Address
 
 
 def direct_addresses(addresses: Sequence[Address], port: int, *, own_ports: Sequence[int], client_is_local: bool) -> list[Address]:
-    """Those of `addresses` that may be dialled: never this proxy itself, and for a client from elsewhere neither loopback nor link-local.
+    """Those of `addresses` that may be dialled: never this proxy itself, and for a client from elsewhere neither loopback nor
+    what policy guards: link-local and cloud metadata.
 
     Raises Failure REFUSED_BY_SETTING when none is left.
     """
@@ -29,7 +31,7 @@ def _may_dial(address: Address, port: int, own_ports: Sequence[int], *, client_i
         return False
     if port in own_ports and _is_this_machine(plain):
         return False
-    return client_is_local or not (plain.is_loopback or plain.is_link_local)
+    return client_is_local or not (plain.is_loopback or any(plain in network for _, network in GUARDED))
 
 
 def _is_this_machine(address: Address) -> bool:

@@ -38,9 +38,9 @@ class Ready:
 
     role: str
     listen: str | None = None
-    link: str | None = None
+    link: str | None = field(default=None, repr=False)  #: a secret, as `invite` is
     device_id: str | None = None
-    invite: str | None = None
+    invite: str | None = field(default=None, repr=False)
     admits_enrolled: bool = False
     forwards: tuple[Mapping[str, str], ...] | None = None
 

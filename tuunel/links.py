@@ -121,6 +121,8 @@ def _read(text: str, kind: str) -> tuple[HostPort, dict[str, str]]:
     address = HostPort.parse(where)
     if address.host == PLACEHOLDER_HOST:
         raise UsageError(f"this {kind} does not say where the relay is", "start the relay with '--advertise' and its public name")
+    if "%" in address.host:
+        raise UsageError(f"this {kind} has an address with a zone, which means nothing on another machine", _AGAIN)
     if address.port == 0:
         raise UsageError(f"this {kind} has port 0, where nothing can listen")
     return address, _read_fields(query, kind)

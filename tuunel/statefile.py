@@ -31,7 +31,7 @@ def read_private(path: Path) -> bytes | None:
     try:
         # non-blocking, so that a FIFO in its place is refused instead of waited for
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - opens a descriptor
-            _check_private(path, os.fstat(file.fileno()))
+            check_private(path, os.fstat(file.fileno()))
             data = file.read(MAX_SIZE + 1)
     except FileNotFoundError:
         return None
@@ -178,7 +178,8 @@ class StateFile(Generic[Content]):
         return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _check_private(path: Path, status: os.stat_result) -> None:
+def check_private(path: Path, status: os.stat_result) -> None:
+    """Refuse what somebody else could have written or can read: StateError unless it is a regular file of this user (or root) alone."""
     if not stat.S_ISREG(status.st_mode):
         raise StateError(f"{path} is not a regular file", "move it away")
     if status.st_uid not in (os.geteuid(), ROOT):

@@ -1,6 +1,7 @@
 """What people type: durations, links from stdin, addresses that need a password, and who an agent admits."""
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,31 @@ def test_a_password_file_of_other_bytes_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     file.chmod(0o600)
     with pytest.raises(StateError):
+        password_for("ann", file)
+
+
+def test_a_password_file_that_is_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "proxy-password", 0o600)
+    with pytest.raises(StateError, match="not a regular file"):
+        password_for("ann", tmp_path / "proxy-password")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_password_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "proxy-password"
+    file.write_text("s3cret\n")
+    file.chmod(0o600)
+    os.chown(file, 65534, 65534)
+    with pytest.raises(StateError, match="another user"):
+        password_for("ann", file)
+
+
+def test_a_password_file_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "proxy-password"
+    with file.open("wb") as content:
+        content.truncate(64 << 20)
+    file.chmod(0o600)
+    with pytest.raises(StateError, match="larger"):
         password_for("ann", file)
 
 

@@ -1,5 +1,6 @@
 """The device registry keeps its promises across restarts, races and damage."""
 
+import os
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
@@ -285,6 +286,15 @@ async def test_the_file_is_private_and_an_unsafe_one_is_refused(path: Path, cloc
     with pytest.raises(StateError, match="mode 0644") as caught:
         await Store.open(path, clock)
     assert "chmod 600" in caught.value.advice
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+async def test_a_registry_that_somebody_else_owns_is_refused(path: Path, clock: Clock) -> None:
+    async with opened(path, clock) as store:
+        await enrol_with_operator_link(store, HOME)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(StateError, match="another user"):
+        await Store.open(path, clock)
 
 
 @pytest.mark.parametrize(

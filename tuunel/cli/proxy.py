@@ -1,7 +1,6 @@
 """`tuunel proxy`: the forward proxy."""
 # ruff: noqa: PLC0415 - a command imports what it uses when it runs: start-up time is what people feel
 
-import os
 import sys
 from ipaddress import ip_address
 from pathlib import Path
@@ -73,20 +72,19 @@ def is_loopback(host: str) -> bool:
 
 def password_for(user: str, path: Path) -> str:
     """The proxy's password: from the file at `path`, which only its owner may access, else asked for at the terminal."""
-    password = _read_password(path) if path.exists() else _ask_password(user, path)
+    from tuunel.statefile import read_private
+
+    content = read_private(path)
+    password = _first_line(path, content) if content is not None else _ask_password(user, path)
     if not 0 < len(password.encode()) <= MAX_PASSWORD:
         raise UsageError(f"the password must have 1 to {MAX_PASSWORD} bytes", "SOCKS5 can carry no other")
     return password
 
 
-def _read_password(path: Path) -> str:
+def _first_line(path: Path, content: bytes) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if mode & 0o077:
-                raise StateError(f"{path} can be read by others (mode {mode & 0o777:04o})", f"chmod 600 {path}")
-            return file.readline().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+        return content.decode().partition("\n")[0].rstrip("\r")
+    except UnicodeDecodeError as error:
         raise StateError(f"{path} cannot be read: {error}", "write the password into it as one line of UTF-8") from error
 
 

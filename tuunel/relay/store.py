@@ -4,7 +4,6 @@ Files, schema and rules: docs/spec/relay.md, "Device registry".
 """
 
 import sqlite3
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import anyio.to_thread
 
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, StateError, UsageError
 from tuunel.identity import DeviceID
+from tuunel.statefile import check_private
 
 T = TypeVar("T")
 
@@ -283,9 +283,7 @@ _REMEDY_UNUSABLE: Final = "check the free space of the disk, and the owner and m
 def _connect(path: Path) -> sqlite3.Connection:
     with _translated(path):
         path.touch(mode=0o600)
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise StateError(f"{path} can be opened by other users (mode {mode:04o})", f"chmod 600 '{path}'")
+        check_private(path, path.stat())
         # the thread changes between calls, their order does not: one limiter lets one call in at a time
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
