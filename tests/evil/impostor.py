@@ -30,11 +30,11 @@ FAILED = (*GONE, TuunelError, TimeoutError, anyio.IncompleteRead)
 
 
 class Mask:
-    """Another device's name over the relay's own signatures."""
+    """A name over the relay's own signatures. With `device` it answers to that device ID, whatever its key is."""
 
-    def __init__(self, public: bytes) -> None:
+    def __init__(self, public: bytes, device: DeviceID | None = None) -> None:
         self.public_bytes = public
-        self.device_id = DeviceID.from_public_key(public)
+        self.device_id = device or DeviceID.from_public_key(public)
 
     def sign(self, label: str, digest: bytes) -> bytes:
         return OWN.sign(label, digest)

@@ -72,10 +72,10 @@ async def speak(stream: RawStream, says: bytes, heard: bytearray, *, ends_last: 
     return told
 
 
-async def ask(proxy: Running[Proxy], port: int, says: bytes) -> Talk:
-    """An app's request through a proxy to the device that it calls home, to its end."""
+async def ask(proxy: Running[Proxy], port: int, says: bytes, device: str = "home") -> Talk:
+    """An app's request through a proxy to a service of a device, to its end."""
     try:
-        stream = await connect_through(proxy, "home.tuunel", port)
+        stream = await connect_through(proxy, f"{device}.tuunel", port)
     except ConnectionRefusedError as refusal:
         status = re.search(r"(?mi)^proxy-status: *(.*?)\r?$", str(refusal))
         told = parse_proxy_status(status[1]) if status else None

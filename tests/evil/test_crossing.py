@@ -1,6 +1,5 @@
 """The relay crosses two tunnels, of two clients to two agents: nobody hears a word that was meant for another."""
 
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -34,12 +33,12 @@ class OtherPair:
 
 
 @pytest.fixture(scope="module")
-async def others(stage: Stage) -> AsyncIterator[OtherPair]:
+async def others(stage: Stage) -> OtherPair:
     agent = await stage.world.agent((await stage.relay.until(Ready)).link)
     home, _ = await stage.world.paired(agent)
     target = Target(says=OTHER_TOLD)
     target.port = await stage.world.target(target.serve)
-    yield OtherPair(await stage.world.proxy(home), target)
+    return OtherPair(await stage.world.proxy(home), target)
 
 
 class Cross(Plot):

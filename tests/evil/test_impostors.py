@@ -15,9 +15,12 @@ BOTH_NOTICE = Expected(ends(Reason.PEER_MISMATCH), frozenset({FORWARD, AGENT}))
 
 POSES: dict[str, tuple[Callable[[Stage], Middle], Expected]] = {
     "in the middle, under both names": (Middle, BOTH_NOTICE),
-    "as the agent, as its own device": (lambda stage: Host(stage, as_agent=OWN), MISMATCH),
+    "as the agent, as its own device": (lambda stage: Host(stage, as_agent=Mask(OWN.public_bytes, stage.device.id)), MISMATCH),
     "as the agent, under its name": (Host, MISMATCH),
-    "as the agent, with the app's own name": (lambda stage: Host(stage, as_agent=stage.client), MISMATCH),
+    "as the agent, with the app's own name": (
+        lambda stage: Host(stage, as_agent=Mask(stage.client.public_bytes, stage.device.id)),
+        MISMATCH,
+    ),
     # nobody has paired the relay's device: the agent refuses it, and the app hears of the offer that is not the agent's
     "as a client, as its own device": (lambda stage: Middle(stage, as_client=OWN), MISMATCH),
     # whoever knows no key of the agent's clients signs for nobody

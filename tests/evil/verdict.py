@@ -71,7 +71,7 @@ def _outcome_breaches(story: Story, expected: Expected) -> list[str]:
     if not story.struck:
         found.append("the relay did not attack")
     if story.outcome not in expected.ends:
-        found.append(f"the app was told {story.outcome}, not {sorted(expected.ends)}")
+        found.append(f"the app was told {story.outcome}, not {', '.join(sorted(expected.ends))}")
     if story.outcome not in {CLEAN, RESET, *Reason}:
         found.append(f"{story.outcome} is no named error")
     if len(story.visits) > expected.dials:
