@@ -53,7 +53,7 @@ Answer = Callable[[bytes], bytes | None]
 def answering(answer: Answer, *, host: str = LOOPBACK) -> Iterator[DatagramTarget]:
     """Send back what `answer` makes of each datagram, nothing where it says None."""
     sock = bound(host)
-    target = DatagramTarget(sock)
+    target, over = DatagramTarget(sock), threading.Event()
 
     def serve() -> None:
         while True:
@@ -63,8 +63,8 @@ def answering(answer: Answer, *, host: str = LOOPBACK) -> Iterator[DatagramTarge
                 continue
             except OSError:
                 return
-            if not data and caller == sock.getsockname():
-                return  # the test's own word to end
+            if over.is_set():
+                return
             with target.changed:
                 target.received += 1
                 if caller not in target.callers:
@@ -80,7 +80,8 @@ def answering(answer: Answer, *, host: str = LOOPBACK) -> Iterator[DatagramTarge
     try:
         yield target
     finally:
-        sock.sendto(b"", sock.getsockname())
+        over.set()
+        sock.sendto(b"wake up", sock.getsockname())
         thread.join(10)
         sock.close()
 
