@@ -62,6 +62,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "buffers",
         "rawstream",
         "peeruser",
+        "userguard",
         "descriptors",
         "interfaces",
         "listen",

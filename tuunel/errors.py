@@ -71,6 +71,7 @@ class Reason(StrEnum):
     BAD_RESPONSE = "BAD_RESPONSE"
     FORBIDDEN_ORIGIN = "FORBIDDEN_ORIGIN"
     FORBIDDEN_HOST = "FORBIDDEN_HOST"
+    FORBIDDEN_USER = "FORBIDDEN_USER"
     REFUSED_BY_SETTING = "REFUSED_BY_SETTING"
 
 
@@ -256,6 +257,11 @@ ANSWERS: Final[dict[Reason, Answer]] = {
         2, 403, "http_request_denied", 56,
         "this forward serves no request under that Host",
         "open it under a name that its --http-hosts lists, or add this one there",
+    ),
+    Reason.FORBIDDEN_USER: Answer(
+        2, 403, "http_request_denied", 57,
+        "this proxy serves the programs of the user who started it, and root's",
+        "start a proxy of your own, or that one with --all-users or --auth",
     ),
     Reason.REFUSED_BY_SETTING: Answer(
         2, 403, "http_request_denied", 54,

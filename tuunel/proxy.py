@@ -18,8 +18,8 @@ from tuunel.descriptors import raise_limit
 from tuunel.dial import Allow, dial
 from tuunel.direct import direct_addresses
 from tuunel.doors import FrontDoors
-from tuunel.errors import Failure, Speaker
-from tuunel.events import Emit, Ready
+from tuunel.errors import Failure, Reason, Speaker
+from tuunel.events import Emit, Notice, Ready
 from tuunel.frontdoor import Credentials, Request
 from tuunel.listen import address_of, open_listeners, serve
 from tuunel.listeners import Announcement
@@ -30,6 +30,7 @@ from tuunel.reach import Reach
 from tuunel.routing import Route, Routing, ThroughDevice
 from tuunel.settings import Home
 from tuunel.udpdoor import UdpDoor
+from tuunel.userguard import UserGuard
 
 OUTCOME_TIMEOUT: Final = 5.0  #: seconds that `outcome` waits for a connection whose streams have just ended
 LAST_QUESTION: Final = 0.5  #: seconds that a proxy which stops stays for `nc` to ask how its connection has ended
@@ -40,10 +41,19 @@ class Proxy:
     """`tuunel proxy`. Constructing it reads and creates state (StateError, UsageError); `run` serves until `stop` or cancellation.
 
     `other` is "direct", "refuse" or "via:NAME"; `routes` are PATTERN=NAME or CIDR=NAME; `credentials` a user name and password.
+    Without them programs of other users of this machine are refused, unless `all_users`.
     """
 
     def __init__(
-        self, home: Home, *, listen: HostPort, other: str, routes: Sequence[str], credentials: tuple[str, str] | None, emit: Emit
+        self,
+        home: Home,
+        *,
+        listen: HostPort,
+        other: str,
+        routes: Sequence[str],
+        credentials: tuple[str, str] | None,
+        emit: Emit,
+        all_users: bool = False,
     ) -> None:
         home.ensure()
         self._home = home
@@ -57,6 +67,9 @@ class Proxy:
         doors = partial(FrontDoors, self._dial, udp=self._udp, pac=self._pac, buffers=self._reach.buffers)
         self._doors = doors(credentials=known)
         self._own_doors = doors()  # on a 0600 socket: its user is known
+        self._guard = None if credentials or all_users else UserGuard(emit)
+        refused = UdpDoor(_refuse_association, self._own_ports)
+        self._closed_doors = FrontDoors(_refuse, udp=refused, pac=self._pac, buffers=self._reach.buffers)
         self._addresses: list[HostPort] = []
         self._listening = anyio.CancelScope()
 
@@ -87,7 +100,13 @@ class Proxy:
                 if relay.enrolled:
                     self._reach.be_present(relay)
             self._emit(Ready("proxy", str(HostPort(self._listen.host, self._addresses[0].port))))
-            await serve(listeners, self._doors.serve_client, clients)
+            if self._guard and not self._guard.works:
+                self._emit(Notice("this system does not say whose a connection is: every user of this machine can use the proxy"))
+            await serve(listeners, self._serve_client, clients)
+
+    async def _serve_client(self, stream: RawStream) -> None:
+        admitted = self._guard is None or self._guard.admits(stream)
+        await (self._doors if admitted else self._closed_doors).serve_client(stream)
 
     async def _serve_own_client(self, stream: RawStream) -> None:
         """A client on our unix socket, which is served on while the last clients finish; it takes no new ones then."""
@@ -160,3 +179,11 @@ class Proxy:
     async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
         listen = [str(address) for address in self._addresses]
         return {"role": "proxy", "listen": listen, "associations": len(self._udp), "dropped": self._udp.dropped, **self._reach.status()}
+
+
+async def _refuse(request: Request) -> Outbound:
+    raise Failure(Reason.FORBIDDEN_USER)
+
+
+def _refuse_association(*, door: str, local: bool, deliver: Callable[[Hashable, bytes], bool]) -> Association:
+    raise Failure(Reason.FORBIDDEN_USER)

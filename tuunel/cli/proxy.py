@@ -31,6 +31,7 @@ def proxy(
         typer.Option(metavar="PATTERN|CIDR=NAME", help="Send these names or addresses through device NAME. Repeatable."),
     ] = None,
     auth: Annotated[str | None, typer.Option(metavar="USER", help="Ask apps for this user and a password.")] = None,
+    all_users: Annotated[bool, typer.Option("--all-users", help="Serve programs of every user of this machine, not yours alone.")] = False,
     as_json: AsJsonLines = False,
     drain: Drain = DEFAULT_DRAIN,
 ) -> None:
@@ -45,7 +46,7 @@ def proxy(
     credentials = (auth, password_for(auth, home.root / PASSWORD_FILE)) if auth is not None else None
     run_role(
         "proxy",
-        lambda emit: Proxy(home, listen=address, other=other, routes=route or [], credentials=credentials, emit=emit),
+        lambda emit: Proxy(home, listen=address, other=other, routes=route or [], credentials=credentials, emit=emit, all_users=all_users),
         as_json=as_json,
         drain=drain,
     )
