@@ -1,0 +1,19 @@
+"""One harness under atheris, in a process of its own: python -m tests.fuzz.engine NAME [option of libFuzzer ...]."""
+
+import sys
+
+import atheris
+
+
+def main() -> None:
+    """Run until the inputs or the time are used up (exit code 0) or an invariant does not hold."""
+    name = sys.argv.pop(1)
+    with atheris.instrument_imports(include=["tuunel", "h11"], enable_loader_override=False):
+        from tests.fuzz.suite import HARNESSES  # noqa: PLC0415 - what is imported here is measured
+    atheris.enabled_hooks.add("str")
+    atheris.Setup(sys.argv, HARNESSES[name].run)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
