@@ -1,6 +1,6 @@
 """One client's datagrams: to any number of targets, each told of as a flow, through devices and directly."""
 
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -15,9 +15,11 @@ from tuunel.errors import Failure, Reason
 from tuunel.events import ConnectionChanged, ConnectionClosed, ConnectionOpened, Event
 from tuunel.reach import Reach
 from tuunel.routing import ThroughDevice, resolve_name
+from tuunel.targetflow import Rule
 
 pytestmark = pytest.mark.anyio
 
+ANYWHERE = Rule(list, lambda: None)
 LOST = b"what the client's socket has no room for"
 
 
@@ -43,10 +45,10 @@ class Setting:
     reach: Reach
     events: list[Event] = field(default_factory=list)
 
-    def route(self, target: HostPort) -> ThroughDevice | Callable[..., object]:
+    def route(self, target: HostPort) -> ThroughDevice | Rule:
         if target.host.endswith(".tuunel"):
             return ThroughDevice(*resolve_name(self.reach.devices, target.host))
-        return list
+        return ANYWHERE
 
     @asynccontextmanager
     async def client(self, route: Route | None = None) -> AsyncIterator[Client]:

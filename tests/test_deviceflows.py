@@ -26,7 +26,7 @@ class User:
     tunnels: list[Tunnel] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
     ends: list[Failure | None] = field(default_factory=list)
-    drops: int = 0
+    drops: list[int] = field(default_factory=list)
 
     def opened(self, tunnel: Tunnel) -> None:
         self.tunnels.append(tunnel)
@@ -34,8 +34,8 @@ class User:
     def deliver(self, payload: bytes) -> None:
         self.received.append(payload)
 
-    def dropped(self) -> None:
-        self.drops += 1
+    def dropped(self, size: int) -> None:
+        self.drops.append(size)
 
     def ended(self, failure: Failure | None) -> None:
         self.ends.append(failure)

@@ -285,7 +285,7 @@ class TestFailures:
 
 class TestDatagrams:
     async def test_a_socket_connected_to_the_target_is_given(self, service: socket.socket) -> None:
-        sock = await dial_datagram(HostPort("", port_of(service)), allow=everything)
+        sock, _ = await dial_datagram(HostPort("", port_of(service)), allow=everything)
         assert sock.send(b"hello")
         data, sender = service.recvfrom(100)
         assert (data, sender) == (b"hello", (sock.local.host, sock.local.port))
@@ -295,7 +295,7 @@ class TestDatagrams:
         sock.close()
 
     async def test_a_stranger_cannot_send_to_it(self, service: socket.socket) -> None:
-        sock = await dial_datagram(HostPort("127.0.0.1", port_of(service)), allow=everything)
+        sock, _ = await dial_datagram(HostPort("127.0.0.1", port_of(service)), allow=everything)
         address = (sock.local.host, sock.local.port)
         for stranger in (("127.0.0.1", 0), ("127.0.0.2", port_of(service))):  # another port, another address
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
@@ -319,18 +319,18 @@ class TestDatagrams:
 
             with monkeypatch.context() as patch:
                 patch.setattr(socket, "socket", Watched)
-                sock = await dial_datagram(HostPort("127.0.0.1", port_of(service)), allow=everything)
+                sock, _ = await dial_datagram(HostPort("127.0.0.1", port_of(service)), allow=everything)
         assert sock.receive() is None
         sock.close()
 
     async def test_only_what_is_allowed_is_connected_to(self, service: socket.socket) -> None:
-        sock = await dial_datagram(HostPort("", port_of(service)), allow=lambda _: [V6])
+        sock, _ = await dial_datagram(HostPort("", port_of(service)), allow=lambda _: [V6])
         assert sock.local.host == "::1"
         sock.close()
 
     async def test_an_address_without_a_way_to_it_is_passed_over(self, service: socket.socket) -> None:
         nowhere = IPv6Address("fe80::1%4000000000")
-        sock = await dial_datagram(HostPort("", port_of(service)), allow=lambda _: [nowhere, V4])
+        sock, _ = await dial_datagram(HostPort("", port_of(service)), allow=lambda _: [nowhere, V4])
         assert sock.local.host == "127.0.0.1"
         sock.close()
 

@@ -34,7 +34,7 @@ class Client:
     """The forward proxy's end of a UDP tunnel, driven by hand: what was sent is flushed at once, what comes is noted by flow."""
 
     tunnel: Tunnel
-    core: ForwardFlows = field(default_factory=lambda: ForwardFlows(lambda _: None))
+    core: ForwardFlows = field(default_factory=lambda: ForwardFlows(lambda *_: None))
     opened: dict[int, HostPort] = field(default_factory=dict)
     received: dict[int, list[bytes]] = field(default_factory=dict)
     ended: dict[int, FlowEnded] = field(default_factory=dict)
@@ -219,7 +219,7 @@ async def test_the_end_is_clean_although_the_client_has_not_read_what_was_sent()
         while blocked < 20:  # every buffer on the way is full
             await client.send(flow, b"go")
             await anyio.wait_all_tasks_blocked()
-            blocked = blocked + 1 if served._torn else 0
+            blocked = blocked + 1 if served.records._torn else 0
         await tunnel.write_eof()
         await until(lambda: here.closed(f"localhost:{port}/udp"))
         await client.read()

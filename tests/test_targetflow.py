@@ -1,7 +1,7 @@
 """One UDP flow at the target's end: what is sent early is not lost, idleness ends it, and a refusal is told whoever meets it."""
 
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -14,7 +14,7 @@ from tuunel.address import HostPort
 from tuunel.datagrams import DatagramSocket
 from tuunel.dial import Address
 from tuunel.errors import Failure, Reason, Speaker
-from tuunel.targetflow import MAX_HELD, MAX_HELD_BYTES, TargetFlow, idle_time
+from tuunel.targetflow import MAX_HELD, MAX_HELD_BYTES, Rule, TargetFlow, idle_time
 
 pytestmark = pytest.mark.anyio
 
@@ -40,10 +40,14 @@ class Flow:
 
     def __init__(self, target: HostPort, *, allow: Callable[[list[Address]], list[Address]] = lambda addresses: addresses) -> None:
         self.delivered: list[bytes] = []
+        self.dropped: list[int] = []
+        self.stamp: object = 0
         self.bound: list[HostPort] = []
         self.failure: Failure | None = None
         self.over = anyio.Event()
-        self.flow = TargetFlow(target, allow=allow, speaker=Speaker.AGENT, deliver=self.delivered.append)
+        self.flow = TargetFlow(
+            target, rule=Rule(allow, lambda: self.stamp), speaker=Speaker.AGENT, deliver=self.delivered.append, dropped=self.dropped.append
+        )
         self.send = self.flow.send
 
     async def run(self) -> None:
@@ -87,7 +91,7 @@ async def test_what_is_sent_early_waits_for_the_socket_and_no_more_than_that_is_
 ) -> None:
     found = anyio.Event()
 
-    async def look_up(target: HostPort, **rest: object) -> DatagramSocket:
+    async def look_up(target: HostPort, **rest: object) -> tuple[DatagramSocket, Sequence[Address]]:
         await found.wait()
         return await dial(HostPort("127.0.0.1", target.port), **rest)  # type: ignore[arg-type]
 

@@ -28,7 +28,7 @@ from tuunel.grants import DEFAULT_TARGETS, Grants
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.interfaces import Interfaces
 from tuunel.links import Invite, RelayLink
-from tuunel.listeners import known_listeners
+from tuunel.listeners import known_listeners, listeners_stamp
 from tuunel.liveness import watch_tunnels
 from tuunel.policy import Address, Surroundings
 from tuunel.relay.client import HopConnection, device_label, fresh_key
@@ -56,6 +56,7 @@ class Agent:
     def __init__(self, home: Home, *, link: RelayLink | None, allow: Sequence[DeviceID], admit_enrolled: bool, emit: Emit) -> None:
         home.ensure()
         self._home = home
+        self._run_dir = home.run_dir
         self._emit = emit
         self._identity = IdentityKey.load_or_create(home.identity_key)
         self._grants = Grants(home.grants_file, allow, admit_enrolled=admit_enrolled)
@@ -66,7 +67,13 @@ class Agent:
         self._link = link
         self._params = Params(Role.AGENT, os.urandom(16))
         self._tunnels = ReverseTunnels(
-            self._identity, self._grants, label=device_label(), surroundings=self._surroundings, changed=self._grants_changed, emit=emit
+            self._identity,
+            self._grants,
+            label=device_label(),
+            surroundings=self._surroundings,
+            stamp=self._stamp,
+            changed=self._grants_changed,
+            emit=emit,
         )
         self._interfaces = Interfaces()
         self._services = anyio.CancelScope()
@@ -207,6 +214,13 @@ class Agent:
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(networks=self._interfaces.networks(), relay=tuple(self._relay_endpoints), listeners=known_listeners(self._home))
+
+    def _stamp(self) -> object:
+        """What equals an earlier one only if the surroundings are the same. Asked for every datagram."""
+        try:
+            return listeners_stamp(self._run_dir), self._interfaces.networks(), len(self._relay_endpoints)
+        except OSError:  # the interfaces are not to be had: whoever asks for the surroundings is told
+            return object()
 
     async def _learn_relay_endpoints(self, connection: HopConnection) -> None:
         port = self._relay.address.port

@@ -14,20 +14,19 @@ import anyio
 from tuunel.address import HostPort
 from tuunel.deviceflows import DeviceFlows, Flow
 from tuunel.devices import KnownRelay
-from tuunel.dial import Allow
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.identity import DeviceID
 from tuunel.ledger import Entry, Ledger
 from tuunel.pool import TunnelPool
 from tuunel.routing import ThroughDevice
-from tuunel.targetflow import TargetFlow
+from tuunel.targetflow import Rule, TargetFlow, flush_all
 from tuunel.tunnel import Tunnel
 
 MAX_FLOWS: Final = 1024  #: of one client at a time, those that were just refused included
 RETRY: Final = 1.0  #: seconds in which a flow that failed is not tried again: its client may send a thousand datagrams in them
 
 #: Says where a host is: behind a device, or to be dialled from here at the addresses that the answer allows. Raises Failure.
-Route: TypeAlias = Callable[[HostPort], ThroughDevice | Allow]
+Route: TypeAlias = Callable[[HostPort], ThroughDevice | Rule]
 
 
 class Association:
@@ -60,9 +59,10 @@ class Association:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End every flow."""
+        """End every flow, behind what has been sent."""
         try:
             async with anyio.create_task_group() as farewells:
+                farewells.start_soon(flush_all, [flow.way for flow in self._flows.values() if isinstance(flow.way, TargetFlow)])
                 for device in self._devices.values():
                     farewells.start_soon(device.aclose)
         finally:
@@ -110,8 +110,8 @@ class Association:
         except Failure as failure:
             flow.ended(failure)
 
-    def _go_directly(self, target: HostPort, allow: Allow, flow: "_Flow") -> None:
-        flow.way = TargetFlow(target, allow=allow, speaker=Speaker.LOCAL, deliver=flow.deliver)
+    def _go_directly(self, target: HostPort, rule: Rule, flow: "_Flow") -> None:
+        flow.way = TargetFlow(target, rule=rule, speaker=Speaker.LOCAL, deliver=flow.deliver, dropped=flow.dropped)
         self._tasks.start_soon(flow.run_directly, flow.way)
 
     def _has_room(self, target: HostPort) -> bool:
@@ -171,7 +171,8 @@ class _Flow:
         else:
             self.entry.traffic.lost += 1
 
-    def dropped(self) -> None:
+    def dropped(self, size: int) -> None:
+        self.entry.traffic.up -= size
         self.entry.traffic.lost += 1
 
     def ended(self, failure: Failure | None) -> None:

@@ -37,8 +37,8 @@ class FlowUser(Protocol):
     def deliver(self, payload: bytes) -> None:
         """Take one datagram of the target."""
 
-    def dropped(self) -> None:
-        """A datagram that `send` had taken was dropped before it left."""
+    def dropped(self, size: int) -> None:
+        """A datagram of `size` bytes that `send` had taken was dropped before it left."""
 
     def ended(self, failure: Failure | None) -> None:
         """The flow is over, said once: why, or None when it was idle or closed from this side."""
@@ -76,7 +76,7 @@ class DeviceFlows:
         return self._carrier.open(target, user)
 
     async def aclose(self) -> None:
-        """End all flows, and the tunnel cleanly if the agent is there; it takes FAREWELL at most."""
+        """End all flows behind what they have to send, and the tunnel cleanly if the agent is there; it takes FAREWELL at most."""
         if self._carrier is not None:
             await self._carrier.aclose()
 
@@ -113,9 +113,9 @@ class _Carrier:
         self._to_send.set()
         return taken
 
-    def _drop(self, number: int) -> None:
+    def _drop(self, number: int, size: int) -> None:
         if number in self._users:
-            self._users[number].dropped()
+            self._users[number].dropped(size)
 
     async def aclose(self) -> None:
         self._leaving.set()
@@ -138,6 +138,7 @@ class _Carrier:
             self.over = True
             self._last_use = time.monotonic()
             self._gone.set()
+            self._core.outbox.forget_all()
             users, self._users = list(self._users.values()), {}
             for user in users:
                 user.ended(self._failure)
@@ -161,10 +162,13 @@ class _Carrier:
     async def _send_what_comes(self, tunnel: Tunnel) -> None:
         try:
             while True:
-                await self._to_send.wait()
-                self._to_send = anyio.Event()
-                while self._core.outbox and not self.over:
+                self._to_send = anyio.Event()  # before looking: what comes while a record is sent is not overlooked
+                while self._core.outbox:
                     await tunnel.send_records(self._core.outbox.take())
+                if self.over:  # nothing can follow
+                    await tunnel.write_eof()
+                    return
+                await self._to_send.wait()
         except BROKEN:
             pass  # the receiver meets the same end, and tells it
 
@@ -197,9 +201,6 @@ class _Carrier:
             with anyio.move_on_after(SPARE):
                 await self._leaving.wait()
         self.over = True
-        try:
-            await tunnel.write_eof()
-        except BROKEN:
-            return
+        self._to_send.set()
         await anyio.sleep(FAREWELL)
         tunnel.reset()

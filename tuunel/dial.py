@@ -76,11 +76,10 @@ async def dial_datagram(
     allow: Allow,
     speaker: Speaker = Speaker.LOCAL,
     timeout: float = DIAL_TIMEOUT,  # noqa: ASYNC109
-) -> DatagramSocket:
-    """Connect a UDP socket to `target`, at the first of the addresses that `allow` returns to which there is a way; the caller owns it.
+) -> tuple[DatagramSocket, Sequence[Address]]:
+    """Look `target` up and do as `connect_datagrams` with the addresses that `allow` returns. Otherwise as `dial`.
 
-    The kernel then gives it datagrams from that address and port only. Nothing is sent, so nobody has answered yet. Otherwise as `dial`;
-    port 0, which stands for no service, is refused.
+    Port 0, which stands for no service, is refused.
     """
     if not target.port:
         raise Failure(Reason.CONNECTION_REFUSED, speaker, "there is no service at port 0")
@@ -88,14 +87,23 @@ async def dial_datagram(
         addresses = allow(await resolve(target.host, target.port, speaker=speaker))
         if not addresses:
             raise Failure(Reason.POLICY_DENIED, speaker)
-        errors = []
-        for address in addresses:
-            try:
-                return DatagramSocket(_connect_datagrams(address, target.port))
-            except OSError as error:
-                errors.append(error)
-        raise failure_of(errors, speaker)
+        return connect_datagrams(addresses, target.port, speaker)
     raise Failure(Reason.CONNECT_TIMEOUT, speaker, f"{target} within {timeout:g} s")
+
+
+def connect_datagrams(addresses: Sequence[Address], port: int, speaker: Speaker) -> tuple[DatagramSocket, Sequence[Address]]:
+    """Connect a UDP socket to the first of `addresses` to which there is a way; the caller owns it. Returns the addresses from that one on.
+
+    The kernel gives it datagrams from that address and port only. Nothing is sent, so nobody has answered yet, and the others may turn out
+    to be where the service is. Failure in the name of `speaker` when there is a way to none.
+    """
+    errors = []
+    for number, address in enumerate(addresses):
+        try:
+            return DatagramSocket(_connect_datagrams(address, port)), addresses[number:]
+        except OSError as error:
+            errors.append(error)
+    raise failure_of(errors, speaker)
 
 
 async def dial_unix(path: str, *, speaker: Speaker = Speaker.LOCAL, timeout: float = DIAL_TIMEOUT) -> RawStream:  # noqa: ASYNC109

@@ -18,9 +18,14 @@ class Interfaces:
         self._asked = float("-inf")
 
     def networks(self) -> tuple[Network, ...]:
-        """The prefix of every address on every interface. Routes do not count: the default route of a VPN is not a network of ours."""
+        """The prefix of every address on every interface. Routes do not count: the default route of a VPN is not a network of ours.
+
+        While nothing has changed it is the same object, which is compared fast.
+        """
         if time.monotonic() - self._asked > MAX_AGE:
-            self._known = tuple(_network(address) for adapter in ifaddr.get_adapters() for address in adapter.ips)
+            known = tuple(_network(address) for adapter in ifaddr.get_adapters() for address in adapter.ips)
+            if known != self._known:
+                self._known = known
             self._asked = time.monotonic()
         return self._known
 

@@ -8,6 +8,7 @@ Source: docs/spec/policy.md section 4 (tuunel's own ports).
 import fcntl
 import json
 import os
+import time
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
@@ -22,6 +23,8 @@ from tuunel.settings import Home
 from tuunel.statefile import damaged, locked, read_private
 
 SUFFIX: Final = ".listen"
+FINE: Final = 100_000_000  #: nanoseconds in which two changes of a directory may get the same time: kernels count in ticks of up to 10 ms
+COARSE: Final = 2_500_000_000  #: the same where file systems count in seconds, or in pairs of them
 
 
 class Announcement:
@@ -33,13 +36,13 @@ class Announcement:
 
     def __init__(self, home: Home, role: str) -> None:
         self._path = home.run_dir / (role + SUFFIX)
-        self._addresses: list[HostPort] = []  # no set: TCP and UDP have the same port numbers
+        self._addresses: tuple[HostPort, ...] = ()  # no set: TCP and UDP have the same port numbers
         self._held: int | None = None  # the descriptor of the file in place
 
     @property
     def addresses(self) -> tuple[HostPort, ...]:
         """What is announced now."""
-        return tuple(self._addresses)
+        return self._addresses
 
     def add(self, *addresses: HostPort) -> None:
         """Announce addresses before anybody can use them; before entering they are only noted. StateError: none of them is announced."""
@@ -52,8 +55,10 @@ class Announcement:
 
     def remove(self, *addresses: HostPort) -> None:
         """Take back what `add` announced. Never fails: what cannot be written stays announced until the next change."""
+        left = list(self._addresses)
         for address in addresses:
-            self._addresses.remove(address)
+            left.remove(address)
+        self._addresses = tuple(left)
         with suppress(StateError):
             self._renew()
 
@@ -110,6 +115,20 @@ def known_listeners(home: Home) -> tuple[tuple[Address, int], ...]:
         if content is not None:  # else its role has ended, just now or long ago
             found += _parse(path, content)
     return found
+
+
+def listeners_stamp(run_dir: Path) -> object:
+    """A value that equals an earlier one only if no role has announced or taken back anything in between; it costs one `stat`.
+
+    It rests on the time at which the directory was changed. While that is so recent that another change could get the same time, the
+    value equals no other, and so it is when the directory cannot be looked at.
+    """
+    try:
+        changed = run_dir.stat().st_mtime_ns
+    except OSError:
+        return object()
+    age = time.time_ns() - changed
+    return changed if age > (FINE if changed % 1_000_000_000 else COARSE) else object()
 
 
 def _is_left_over(path: Path) -> bool:

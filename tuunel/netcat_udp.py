@@ -137,7 +137,7 @@ class _Exchange:
         if payload:
             self._inner.send(payload)
 
-    def dropped(self) -> None:
+    def dropped(self, size: int) -> None:
         pass
 
     def ended(self, failure: Failure | None) -> None:

@@ -16,7 +16,7 @@ from tuunel.address import HostPort
 from tuunel.association import Association
 from tuunel.descriptors import raise_limit
 from tuunel.dial import Allow, dial
-from tuunel.direct import direct_addresses
+from tuunel.direct import Address, direct_addresses
 from tuunel.doors import FrontDoors
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.events import Emit, Notice, Ready
@@ -29,6 +29,7 @@ from tuunel.rawstream import RawStream
 from tuunel.reach import Reach
 from tuunel.routing import Route, Routing, ThroughDevice
 from tuunel.settings import Home
+from tuunel.targetflow import Rule
 from tuunel.udpdoor import UdpDoor
 from tuunel.userguard import UserGuard
 
@@ -147,14 +148,17 @@ class Proxy:
         return Outbound(stream, entry.traffic, entry.end, stream.local, entry.number)
 
     def _associate(self, *, door: str, local: bool, deliver: Callable[[Hashable, bytes], bool]) -> Association:
-        def route(target: HostPort) -> ThroughDevice | Allow:
-            return self._routing.decide(target.host) or self._allow(target, local=local)
+        def route(target: HostPort) -> ThroughDevice | Rule:
+            return self._routing.decide(target.host) or Rule(self._allow(target, local=local), lambda: self._own_ports.addresses)
 
         return self._reach.associate(route, door=door, deliver=deliver)
 
     def _allow(self, target: HostPort, *, local: bool) -> Allow:
-        own_ports = [address.port for address in self._own_ports.addresses]
-        return partial(direct_addresses, port=target.port, own_ports=own_ports, client_is_local=local)
+        def allow(addresses: list[Address]) -> list[Address]:
+            own_ports = [own.port for own in self._own_ports.addresses]  # those of the moment
+            return direct_addresses(addresses, target.port, own_ports=own_ports, client_is_local=local)
+
+        return allow
 
     # the browser's file, and the control socket
 

@@ -32,6 +32,7 @@ from tuunel.rawstream import RawStream
 from tuunel.recordstream import RecordStream
 from tuunel.relay.wire import PairedAgent
 from tuunel.reverseflows import FlowShare, ReverseFlows
+from tuunel.targetflow import Rule
 from tuunel.tunnel import Tunnel
 
 MAX_PER_CLIENT = 1024  #: tunnels of one client at a time, standbys included: one client must not take all of the agent's descriptors
@@ -43,7 +44,8 @@ MAX_ARRIVING = 256  #: connections of one client, by the relay's word, that have
 class ReverseTunnels:
     """Serves tunnels at the agent. `surroundings` is asked at every open; `changed` is awaited when an invite was used up.
 
-    Grants are asked anew at every open, and every second while a tunnel lives: a revoke or an expiry cuts it.
+    `stamp` is asked before every datagram to a target: when it no longer equals what it was, the flow's address is judged again. It must
+    be cheap and must not raise. Grants are asked anew at every open, and every second while a tunnel lives: a revoke or an expiry cuts it.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ReverseTunnels:
         *,
         label: str,
         surroundings: Callable[[], Surroundings],
+        stamp: Callable[[], object],
         changed: Callable[[], Awaitable[None]],
         emit: Emit,
     ) -> None:
@@ -61,6 +64,7 @@ class ReverseTunnels:
         self._grants = grants
         self._label = label
         self._surroundings = surroundings
+        self._stamp = stamp
         self._changed = changed
         self._emit = emit
         self._buffers = BufferPool()
@@ -279,17 +283,18 @@ class ReverseTunnels:
         return streams[0]
 
     async def _dial(self, tunnel: Tunnel, device: DeviceID, target: Target) -> RawStream:
-        grant = self._admitted(tunnel, device)
         if target.command is Command.UNIX:
-            allowed_unix(grant.targets, target.host)
+            allowed_unix(self._admitted(tunnel, device).targets, target.host)
             return await dial_unix(target.host, speaker=Speaker.AGENT)
+        self._admitted(tunnel, device)  # before a name is looked up for whoever may not come in
         where = HostPort(target.host, target.port)
-        return await dial(where, allow=self._allow(grant, where), speaker=Speaker.AGENT)
+        return await dial(where, allow=self._allow(tunnel, device, where), speaker=Speaker.AGENT)
 
-    def _permit_flow(self, tunnel: Tunnel, device: DeviceID, target: HostPort) -> Allow:
+    def _permit_flow(self, tunnel: Tunnel, device: DeviceID, target: HostPort) -> Rule:
         if self._draining:
             raise Failure(Reason.SHUTDOWN, Speaker.AGENT)
-        return self._allow(self._admitted(tunnel, device), target)
+        self._admitted(tunnel, device)
+        return Rule(self._allow(tunnel, device, target), self._stamp)
 
     def _admitted(self, tunnel: Tunnel, device: DeviceID) -> Grant:
         """Ask what the client may reach now. The tunnel will be cut when the first grant ends that something in it was opened under."""
@@ -299,11 +304,13 @@ class ReverseTunnels:
             self._expiries[tunnel] = min(grant.expires, self._expiries.get(tunnel, grant.expires))
         return grant
 
-    def _allow(self, grant: Grant, target: HostPort) -> Allow:
-        with self._faults_told():
-            around = self._surroundings()
+    def _allow(self, tunnel: Tunnel, device: DeviceID, target: HostPort) -> Allow:
+        """Judge addresses by the grants and surroundings of the moment: a lookup may have taken long, and a flow may be old."""
 
         def allow(addresses: list[Address]) -> list[Address]:
+            grant = self._admitted(tunnel, device)
+            with self._faults_told():
+                around = self._surroundings()
             return allowed_addresses(grant.targets, target.host, target.port, addresses, around)
 
         return allow

@@ -5,6 +5,7 @@ Source: docs/spec/records.md section 6 (flows), docs/spec/policy.md section 5 (l
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from typing import Final
 
@@ -12,12 +13,11 @@ import anyio
 from anyio.abc import TaskGroup
 
 from tuunel.address import HostPort
-from tuunel.dial import Allow
 from tuunel.e2e.flows import AgentFlows, FlowData, FlowEnded, FlowRequested
 from tuunel.e2e.wire import FLOW_RECORDS, RecordType
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
 from tuunel.ledger import Entry
-from tuunel.targetflow import TargetFlow
+from tuunel.targetflow import Rule, TargetFlow, flush_all
 from tuunel.tunnel import Tunnel
 
 MAX_FLOWS_PER_CLIENT: Final = 1024  #: each has a descriptor, of which one client must not take all, and datagrams that wait for its client
@@ -46,7 +46,7 @@ class _Carrier:
 
     flow: int
     entry: Entry
-    target: TargetFlow
+    target: TargetFlow = field(init=False)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     over: bool = False  #: its number may belong to another flow by now
 
@@ -56,8 +56,17 @@ class _Carrier:
         else:
             self.entry.traffic.lost += 1
 
+    def lost_up(self, size: int) -> None:
+        self.entry.traffic.up -= size
+        self.entry.traffic.lost += 1
+
+    def lost_down(self, size: int) -> None:
+        self.entry.traffic.down -= size
+        self.entry.traffic.lost += 1
+
     def end(self, reason: str, detail: str = "") -> None:
         self.over = True
+        self.target.abandon()  # before the entry is told
         self.entry.end(reason, detail)
         self.scope.cancel()
 
@@ -65,7 +74,7 @@ class _Carrier:
 class ReverseFlows:
     """Serves one tunnel that was asked for UDP, from behind CONNECTED to its end. Owns `tunnel`.
 
-    `permit` is asked at every flow: it returns what chooses among the target's addresses, or raises Failure. `announce` opens a flow's
+    `permit` is asked at every flow: it returns the rule for the target's addresses, or raises Failure. `announce` opens a flow's
     entry in the ledger. `carries` is told the number of flows at the start and whenever it changes.
     """
 
@@ -74,7 +83,7 @@ class ReverseFlows:
         tunnel: Tunnel,
         share: FlowShare,
         *,
-        permit: Callable[[HostPort], Allow],
+        permit: Callable[[HostPort], Rule],
         announce: Callable[[HostPort], Entry],
         carries: Callable[[int], object],
     ) -> None:
@@ -110,18 +119,20 @@ class ReverseFlows:
             await self._tunnel.aclose()
 
     async def _read(self, tasks: TaskGroup) -> None:
-        """Take records until FIN, or until the tunnel is cut. No flow is carried any more then."""
+        """Take records until FIN, or until the tunnel is cut. No flow is carried any more then, but for what was held for it before FIN."""
         detail = ""
         try:
             while not self._take_burst(tasks):
                 self._news.set()
                 await self._tunnel.wait_for_records()
             self._ended = True
+            await flush_all([carrier.target for carrier in self._carriers.values()])
         except (OSError, anyio.ClosedResourceError):
             detail = self._tunnel.cut_reason
         except RemoteProtocolError as breach:
             detail = str(breach)
         finally:
+            self._flows.outbox.forget_all()  # so that it is counted
             for flow in list(self._carriers):
                 self._take_out(flow).end("done" if self._ended else "reset", detail)
 
@@ -158,16 +169,14 @@ class ReverseFlows:
             self._share.check(by_name=by_name)  # before there is an entry: thousands that are refused must not fill a log
             entry = self._announce(target)
             with entry.failing():
-                allow = self._permit(target)
+                rule = self._permit(target)
         except Failure as failure:
             self._flows.close(flow, failure.reason, failure.detail)
             return
 
-        def deliver(payload: bytes) -> None:
-            self._deliver(carrier, payload)
-
-        carrier = _Carrier(flow, entry, TargetFlow(target, allow=allow, speaker=Speaker.AGENT, deliver=deliver))
-        self._carriers[flow] = carrier
+        carrier = self._carriers[flow] = _Carrier(flow, entry)
+        deliver = partial(self._deliver, carrier)
+        carrier.target = TargetFlow(target, rule=rule, speaker=Speaker.AGENT, deliver=deliver, dropped=carrier.lost_up)
         self._carries(len(self._carriers))
         if by_name:
             self._share.looking_up.add(carrier)
@@ -203,16 +212,17 @@ class ReverseFlows:
             self._take_out(carrier.flow).end("done")  # unless a failure has ended its entry
             self._flows.close(carrier.flow, reason, detail)
             self._news.set()
-            self._carries(len(self._carriers))
+            if not self._ended:
+                self._carries(len(self._carriers))
 
     def _take_out(self, flow: int) -> _Carrier:
         carrier = self._carriers.pop(flow)
         self._share.looking_up.discard(carrier)
         return carrier
 
-    def _count_lost(self, flow: int) -> None:
+    def _count_lost(self, flow: int, size: int) -> None:
         if carrier := self._carriers.get(flow):
-            carrier.entry.traffic.lost += 1
+            carrier.lost_down(size)
 
 
 def _is_name(host: str) -> bool:

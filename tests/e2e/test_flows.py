@@ -63,8 +63,8 @@ class Pair:
 
     def __init__(self) -> None:
         self.dropped: Counter[int] = Counter()
-        self.forward = ForwardFlows(lambda flow: self.dropped.update([flow]))
-        self.agent = AgentFlows(lambda flow: self.dropped.update([flow]))
+        self.forward = ForwardFlows(lambda flow, _: self.dropped.update([flow]))
+        self.agent = AgentFlows(lambda flow, _: self.dropped.update([flow]))
 
     def to_agent(self) -> list[Event]:
         """Carry everything that waits to the agent: what it hears."""

@@ -20,7 +20,7 @@ class Queue:
     def __init__(self) -> None:
         self.dropped: Counter[int] = Counter()
         self.closed: list[int] = []
-        self.outbox = Outbox(dropped=lambda flow: self.dropped.update([flow]), closed=self.closed.append)
+        self.outbox = Outbox(dropped=lambda flow, _: self.dropped.update([flow]), closed=self.closed.append)
 
     def put(self, *flows: int, payload: bytes = b"x") -> list[bool]:
         return [self.outbox.datagram(flow, payload) for flow in flows]

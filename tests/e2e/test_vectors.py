@@ -77,7 +77,7 @@ def test_a_second_decoder_reads_what_flows_say() -> None:
 
 
 def test_tuunel_reads_what_flows_say() -> None:
-    agent, forward = AgentFlows(lambda _: None), ForwardFlows(lambda _: None)
+    agent, forward = AgentFlows(lambda *_: None), ForwardFlows(lambda *_: None)
     assert [agent.receive(kind, body) for kind, body in flow_records("f2r")] == [
         FlowRequested(0, HostPort("192.168.1.1", 53)),
         FlowData(0, b"question"),

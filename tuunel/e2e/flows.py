@@ -101,7 +101,7 @@ class _Flow:
 class _Flows:
     """What both ends do. A number is in use until each end's FLOW_CLOSE has passed: so nothing that waits can outgrow the flows."""
 
-    def __init__(self, dropped: Callable[[int], object]) -> None:
+    def __init__(self, dropped: Callable[[int, int], object]) -> None:
         self.outbox = Outbox(dropped=dropped, closed=self._close_left)
         self._flows: dict[int, _Flow] = {}
 
@@ -158,9 +158,9 @@ class _Flows:
 
 
 class ForwardFlows(_Flows):
-    """The forward proxy's end: it opens flows. `dropped` is told the flow of each datagram that was queued and is not sent after all."""
+    """The forward proxy's end: it opens flows. `dropped` is told flow and size of each datagram that was queued and is not sent."""
 
-    def __init__(self, dropped: Callable[[int], object]) -> None:
+    def __init__(self, dropped: Callable[[int, int], object]) -> None:
         super().__init__(dropped)
         self._next = 0  # numbers go round, so that a log shows one flow after the other
 

@@ -29,11 +29,11 @@ class _Lane:
 class Outbox:
     """A queue that neither blocks nor grows without end; what leaves it must be sent, in that order.
 
-    `dropped` is called with the flow of each datagram that was queued and will not be sent, `closed` with the flow of each
+    `dropped` is called with the flow and the size of each datagram that was queued and will not be sent, `closed` with the flow of each
     FLOW_CLOSE that leaves.
     """
 
-    def __init__(self, *, dropped: Callable[[int], object], closed: Callable[[int], object]) -> None:
+    def __init__(self, *, dropped: Callable[[int, int], object], closed: Callable[[int], object]) -> None:
         self._dropped = dropped
         self._closed = closed
         self._control: deque[tuple[int, RecordType, bytes]] = deque()
@@ -74,6 +74,11 @@ class Outbox:
         """Drop the flow's datagrams; a FLOW_CLOSE behind them goes out at once."""
         while flow in self._lanes:
             self._drop_newest(flow)
+
+    def forget_all(self) -> None:
+        """Drop every datagram."""
+        for flow in list(self._lanes):
+            self.forget(flow)
 
     def take(self, limit: int = 65536) -> list[tuple[RecordType, bytes]]:
         """Take the next records off the queue: the first, and more until they count `limit` bytes, as many as one write should have.
@@ -120,9 +125,10 @@ class Outbox:
 
     def _drop_newest(self, flow: int) -> None:
         lane = self._lanes[flow]
-        self._count(lane, -_cost(lane.datagrams.pop()))
+        payload = lane.datagrams.pop()
+        self._count(lane, -_cost(payload))
         self._settle(flow, lane)
-        self._dropped(flow)
+        self._dropped(flow, len(payload))
 
     def _count(self, lane: _Lane, change: int) -> None:
         lane.size += change
