@@ -122,6 +122,7 @@ class Stage:
 
     def begin(self, plot: Plot) -> None:
         """From here on the relay does what `plot` says; all that was noticed before is forgotten."""
+        self.forget_standbys()
         self.relay.role.plot = plot
         self.target.visits.clear()
         self.decoy.visits.clear()
@@ -132,11 +133,22 @@ class Stage:
     async def story(self, talk: Talk) -> Story:
         """What has happened since `begin`, when all of it is over."""
         plot = self.relay.role.plot
-        with anyio.fail_after(PATIENCE):
-            await until(lambda: all(visit.end for visit in self.target.visits + self.decoy.visits))
-            await until(lambda: not self.tunnels._switchboard.pipes)
+        await until(self._is_over)
         alarms = {name: [alarm.text for alarm in role.seen(Alarm)] for name, role in ((FORWARD, self.proxy), (AGENT, self.agent))}
         return Story(talk.outcome, talk.heard, list(self.target.visits), len(self.decoy.visits), alarms, plot.struck)
+
+    def _is_over(self) -> bool:
+        self.forget_standbys()
+        return all(visit.end for visit in self.target.visits + self.decoy.visits) and not self.tunnels._switchboard.pipes
+
+    @property
+    def standbys(self) -> int:
+        return sum(len(standbys.waiting) for standbys in self.proxy.role._reach.tunnels._standbys.values())
+
+    def forget_standbys(self) -> None:
+        """The next request opens a tunnel of its own."""
+        for standbys in self.proxy.role._reach.tunnels._standbys.values():
+            standbys.waiting.clear()
 
     async def serves_honestly(self) -> bool:
         """Whether a request gets through whole, without an alarm, when the relay attacks no more."""
