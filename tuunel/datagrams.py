@@ -15,6 +15,8 @@ RECEIVE_SIZE: Final = 65536  # bytes; UDP over IPv6 carries 65,527 (RFC 768, RFC
 # Bytes that the kernel is asked to hold for a socket, each way: four of the largest datagrams. Some systems send no datagram that is
 # larger than their send buffer, which is 9 KiB unless it is asked for more.
 KERNEL_BUFFER: Final = 4 * RECEIVE_SIZE
+# Datagrams that one socket holds: each takes several hundred bytes of the kernel, even an empty one.
+MAX_QUEUED: Final = KERNEL_BUFFER // 128
 _LOST: Final = frozenset({errno.ENOBUFS, errno.EMSGSIZE})
 _ADVICE: Final = {
     errno.EADDRINUSE: "another program uses that UDP port: stop it, or choose another port",
@@ -82,6 +84,16 @@ class DatagramSocket:
         except BlockingIOError:
             return None
         return data, address
+
+    def drop_queued(self) -> int:
+        """Throw away what has come by now: how many datagrams that were."""
+        dropped = 0
+        for _ in range(MAX_QUEUED):
+            with suppress(OSError):  # the kernel's word on a datagram that was sent
+                if self.receive_from() is None:
+                    break
+            dropped += 1
+        return dropped
 
     def send(self, data: Bytes) -> bool:
         """Send one datagram to the address that the socket is connected to.

@@ -136,7 +136,7 @@ ANSWERS: Final[dict[Reason, Answer]] = {
     Reason.UNSUPPORTED: Answer(
         7, 501, "http_request_error", 25,
         "this kind of request is not supported",
-        "use TCP CONNECT",
+        "use CONNECT, or SOCKS5 UDP ASSOCIATE for datagrams",
     ),
     Reason.LIMIT: Answer(
         1, 503, "connection_limit_reached", 26,

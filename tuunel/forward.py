@@ -105,13 +105,16 @@ class Forward:
             self._add_streams([open_unix_listener(Path(listen))], to, closing)
             self._places.append({"listen": listen, "target": str(to)})
             return
+        sockets = open_sockets(listen) if to.udp else []
         if to.udp:
-            addresses = self._add_datagrams(open_sockets(listen), to, closing)
+            addresses = self._add_datagrams(sockets, to, closing)
         else:
             listeners = await open_listeners(listen)
             self._add_streams(listeners, to, closing)
             addresses = [address_of(listener) for listener in listeners]
         self._own_ports.add(*addresses)
+        for each in sockets:
+            each.drop_queued()  # nobody has been told of the port yet, but a guest of the agent may have guessed it
         self._places.append({"listen": str(HostPort(listen.host, addresses[0].port)), "target": str(to)})
 
     def _add_streams(self, listeners: list[socket.socket], to: Destination, closing: ExitStack) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import anyio
 
-from tuunel.datagrams import KERNEL_BUFFER, DatagramSocket, bind_datagrams
+from tuunel.datagrams import MAX_QUEUED, DatagramSocket, bind_datagrams
 from tuunel.errors import Failure, ListenError, Reason, RemoteProtocolError, StateError
 from tuunel.frontdoor import EARLY_LIMIT
 from tuunel.listeners import Announcement
@@ -21,9 +21,6 @@ from tuunel.socks.udp import read_datagram
 
 MAX_ASSOCIATIONS: Final = 256  # each has two descriptors, and a tunnel to each device that its client names
 BURST: Final = 32  # datagrams that are taken from one client at a time: 2 MiB at most, before the others have their turn
-MAX_QUEUED: Final = (
-    KERNEL_BUFFER // 128
-)  # datagrams that one socket holds: each takes several hundred bytes of the kernel, even an empty one
 OWN_LOOPBACK: Final = "127.0.0.1"  # where a client of the unix socket, which has no address, sends its datagrams to and from
 
 
@@ -54,7 +51,7 @@ class UdpDoor:
         self._live += 1
         try:
             with self._open_socket(stream) as socket:
-                self._drop_queued(socket)  # the client does not know the port yet, but a guest of the agent may have guessed it
+                self.dropped += socket.drop_queued()  # the client does not know the port yet, but a guest of the agent may have guessed it
                 client = _Client(socket, OWN_LOOPBACK if stream.is_unix else stream.peer.host, request.port, self)
                 async with self._associate(door="socks5", local=request.local, deliver=client.deliver) as datagrams:
                     door.accept(socket.local)
@@ -82,13 +79,6 @@ class UdpDoor:
         finally:
             socket.close()
 
-    def _drop_queued(self, socket: DatagramSocket) -> None:
-        for _ in range(MAX_QUEUED):
-            with suppress(OSError):
-                if socket.receive_from() is None:
-                    break
-            self.dropped += 1
-
 
 class _Client:
     """One association: the client's datagrams on `socket`, which come from `host`, and from `port` unless that is 0.
@@ -104,7 +94,7 @@ class _Client:
         self._address: SocketAddress | None = None
 
     async def run(self, stream: RawStream, datagrams: Datagrams) -> None:
-        """Carry datagrams until `stream` ends; the socket is closed then."""
+        """Carry datagrams until `stream` ends, those included that came before its end; the socket is closed then."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive, datagrams)
@@ -112,6 +102,9 @@ class _Client:
                     while await stream.receive(EARLY_LIMIT):
                         pass
                 tasks.cancel_scope.cancel()
+            for _ in range(MAX_QUEUED // BURST):
+                if not self._receive_burst(datagrams):
+                    break
         finally:
             self._socket.close()
 
@@ -128,13 +121,18 @@ class _Client:
     async def _receive(self, datagrams: Datagrams) -> None:
         while True:
             await self._socket.wait_readable()
-            for _ in range(BURST):
-                received = None
-                with suppress(OSError):  # the kernel's word on a datagram that was sent
-                    received = self._socket.receive_from()
-                if received is None:
-                    break
-                self._pass_on(*received, datagrams)
+            self._receive_burst(datagrams)
+
+    def _receive_burst(self, datagrams: Datagrams) -> bool:
+        """Take what is here, a burst at most. False when there is no more."""
+        for _ in range(BURST):
+            received = None
+            with suppress(OSError):  # the kernel's word on a datagram that was sent
+                received = self._socket.receive_from()
+            if received is None:
+                return False
+            self._pass_on(*received, datagrams)
+        return True
 
     def _pass_on(self, data: bytes, sender: SocketAddress, datagrams: Datagrams) -> None:
         try:
