@@ -95,6 +95,13 @@ class Running:
             if said["event"] == event:
                 return said
 
+    def rest(self, deadline: float = DEADLINE) -> str:
+        """Return what has not been read of stdout; the process must be ending."""
+        lines = []
+        while (line := self._lines.get(timeout=deadline)) is not None:
+            lines.append(line)
+        return "\n".join(lines)
+
     def errors(self) -> str:
         """Return what it has written to stderr so far."""
         if self._errors.closed:
