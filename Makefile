@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench environment clean
+.PHONY: demo test check bench fuzz environment clean
 .DEFAULT_GOAL := environment
 
 environment: $(VENV)/.installed
@@ -32,6 +32,12 @@ check: environment
 # tuunel beside its peers (bench/README.md says how to get them); QUICK=1 ends within two minutes.
 bench: environment
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH_ARGS)
+
+# Every parser that a stranger reaches, one harness after the other: RUNS inputs each, at most SECONDS (docs/spec/proofs.md, "Fuzzing").
+RUNS ?= 1000000
+SECONDS ?= 1800
+fuzz: environment
+	nice -n 19 $(BIN)/python -m tests.fuzz --runs $(RUNS) --seconds $(SECONDS) $(FUZZ_ARGS)
 
 clean:
 	rm -rf $(VENV)

@@ -18,9 +18,10 @@ from tests.fuzz.suite import HARNESSES
 
 MEMORY: Final = 1024  #: MiB of a whole process, with interpreter and instrumentation; above it, a bound does not hold
 SLOWEST: Final = 10  #: seconds for one input
-MISSING: Final = (
-    "make: atheris is missing: it has wheels for Linux and CPython 3.11 to 3.13; .venv/bin/python -m pip install --editable '.[fuzz]'"
-)
+MISSING: Final = """\
+fuzz: atheris is missing, which chooses the inputs; install it with
+fuzz:   .venv/bin/python -m pip install --editable '.[dev,fuzz]'
+fuzz: it has wheels for Linux on x86-64; elsewhere pip builds it, with clang and its libFuzzer"""
 _PROGRESS: Final = re.compile(r"^#(\d+)\s+\w+\s+cov: (\d+) ft: \d+ corp: (\d+)/", re.MULTILINE)
 
 

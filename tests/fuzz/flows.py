@@ -15,6 +15,7 @@ from tuunel.e2e.flows import (
     FlowReady,
     FlowRequested,
     ForwardFlows,
+    _Flow,
 )
 from tuunel.e2e.outbox import FLOW_CEILING, TOTAL_CEILING
 from tuunel.e2e.wire import MAX_DATAGRAM, RecordType
@@ -24,6 +25,9 @@ _HEAR, _OPEN, _CLOSE, _SEND, _TAKE = range(5)  # the steps of a conversation
 _FILLED: Final = 255
 _KINDS: Final = (RecordType.DGRAM, RecordType.FLOW_OPEN, RecordType.FLOW_CLOSE, RecordType.DATA)
 _BOUND: Final = HostPort("192.0.2.1", 9)
+
+_ASK: Final = FlowOpen(0, "host", 53).encode()
+_END: Final = FlowClose(0, Reason.POLICY_DENIED, "no").encode()
 
 _Flows = AgentFlows | ForwardFlows
 
@@ -117,13 +121,12 @@ def _converse(flows: _Flows, data: bytes) -> None:
 @harness(
     max_length=3000,
     seeds=[
-        b"\0" + _heard(1, FlowOpen(0, "host", 53).encode()) + _heard(0, b"\0\0q") + bytes([_OPEN, 0, 0, _SEND, 0, 0, 0, 9, _TAKE, 1, 0]),
-        b"\0" + _heard(1, FlowOpen(7, "", 53).encode()) + bytes([_OPEN, 0, 7, _SEND, 0, 7, 255, 0, _SEND, 0, 7, 255, 0, _SEND, 0, 7, 255, 0])
-        + _heard(2, FlowClose(7, None, "").encode()) + bytes([_TAKE, 0, 1]),
-        bytes([_FILLED]) + _heard(1, FlowOpen(0, "", 53).encode()) * 3 + _heard(2, FlowClose(9, Reason.LIMIT, "x").encode()) + bytes([_CLOSE, 0, 0]),
+        b"\0" + _heard(1, _ASK) + _heard(0, b"\0\0q") + bytes([_OPEN, 0, 0, _SEND, 0, 0, 0, 9, _TAKE, 1, 0]),
+        b"\0" + _heard(1, _ASK) + bytes([_OPEN, 0, 0]) + 3 * bytes([_SEND, 0, 0, 255, 0]) + _heard(2, _END) + bytes([_TAKE, 0, 1]),
+        bytes([_FILLED]) + 3 * _heard(1, _ASK) + _heard(2, FlowClose(9, Reason.LIMIT, "x").encode()) + bytes([_CLOSE, 0, 0]),
         b"\0" + _heard(3, b"data"),
     ],
-)  # fmt: skip
+)
 def agent_flows(data: bytes) -> None:
     """Any records of a forward proxy, in any order, are flows with a target, datagrams and ends, or cut the tunnel; 1024 flows, 2 MiB."""
     _converse(AgentFlows(lambda *_: None), data)
@@ -133,9 +136,7 @@ def agent_flows(data: bytes) -> None:
     max_length=3000,
     seeds=[
         bytes([0, _OPEN, 0, 0, _TAKE, 1, 0]) + _heard(1, FlowOpened(0, _BOUND).encode()) + _heard(0, b"\0\0a") + bytes([_CLOSE, 0, 0]),
-        bytes([0, _OPEN, 0, 0, _SEND, 0, 0, 0, 9])
-        + _heard(2, FlowClose(0, Reason.POLICY_DENIED, "no").encode())
-        + bytes([_TAKE, 255, 255]),
+        bytes([0, _OPEN, 0, 0, _SEND, 0, 0, 0, 9]) + _heard(2, _END) + bytes([_TAKE, 255, 255]),
         bytes([_FILLED]) + bytes([_OPEN, 0, 0]) * 3 + _heard(1, FlowOpened(1000, _BOUND).encode()),
     ],
 )

@@ -19,6 +19,7 @@ class Harness:
     max_length: int  #: of an input; longer ones reach nothing new
     seeds: tuple[bytes, ...]  #: good and nearly good inputs, from which a fuzzer finds the way in
     words: tuple[bytes, ...]  #: that a fuzzer would be slow to guess
+    memory: int  #: bytes that any input may make the parser hold at once, its answers and its events with it
 
     @property
     def invariant(self) -> str:
@@ -33,11 +34,11 @@ class Harness:
 HARNESSES: Final[dict[str, Harness]] = {}
 
 
-def harness(*, max_length: int, seeds: Sequence[bytes], words: Sequence[bytes] = ()) -> Callable[[Run], Run]:
+def harness(*, max_length: int, seeds: Sequence[bytes], words: Sequence[bytes] = (), memory: int = 4 * 1024 * 1024) -> Callable[[Run], Run]:
     """Enter a function of bytes into `HARNESSES` under its own name."""
 
     def enter(run: Run) -> Run:
-        HARNESSES[run.__name__] = Harness(run.__name__, run, max_length, tuple(seeds), tuple(words))
+        HARNESSES[run.__name__] = Harness(run.__name__, run, max_length, tuple(seeds), tuple(words), memory)
         return run
 
     return enter

@@ -21,6 +21,7 @@ from tuunel.identity import DeviceID
 from tuunel.links import MAX_LINK, RelayLink, parse_invite, parse_link
 from tuunel.policy import parse_target_pattern
 from tuunel.relay.wire import admission_records
+from tuunel.statefile import MAX_SIZE
 
 _LINK: Final = RelayLink(HostPort("relay.example.net", 7443), bytes(range(32)), b"e" * 16)
 
@@ -160,6 +161,7 @@ _INVITE: Final = {
     "used_by": [_DEVICE],
     "barred": [],
 }
+_FILE_MEMORY: Final = MAX_SIZE + 4 * 1024 * 1024  # room for the largest file is made before its size is known
 _JSON_WORDS: Final = (b"null", b"true", b"-1", b"1e999", b"NaN", b'"', b"[]", b"{}", b"\\ud800", b'"expires": ', b'"targets": ')
 
 
@@ -177,6 +179,7 @@ _JSON_WORDS: Final = (b"null", b"true", b"-1", b"1e999", b"NaN", b'"', b"[]", b"
     ]
     + [b"[" * 2000, b'{"version": 2}', b"\xff"],
     words=_JSON_WORDS,
+    memory=_FILE_MEMORY,
 )
 def grants_file(data: bytes) -> None:
     """Any file is a book whose every answer can be given and told the relay, or StateError that names it."""
@@ -213,6 +216,7 @@ _RELAY: Final = {"id": "00" * 32, "address": "relay.example.net:7443", "enrolled
         )
     ],
     words=(*_JSON_WORDS, b'"relays": ', b'"devices": ', b'"address": '),
+    memory=_FILE_MEMORY,
 )
 def devices_file(data: bytes) -> None:
     """Any file is a book in which each device is found by its name and ID, or StateError that names it."""

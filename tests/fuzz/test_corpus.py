@@ -1,0 +1,76 @@
+"""No input may break a parser that a stranger reaches: seeds, the kept corpus and what hypothesis makes of them, without a fuzzer."""
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.harness import CORPUS, Harness
+from tests.fuzz.suite import HARNESSES
+
+FINDINGS = Path(__file__).parent / "findings"
+ALL = list(HARNESSES.values())
+KNOWN = {
+    "nc_answer": "netcat: an answer whose head is no HTTP is ValueError, IndexError or KeyError, not Failure",
+    "grants_file": "grants: an invite's id or proof key of a wrong length is read, and the admission list then cannot be told the relay",
+}
+
+
+@pytest.fixture(params=ALL, ids=[each.name for each in ALL])
+def harness(request: pytest.FixtureRequest) -> Harness:
+    each = request.param
+    assert isinstance(each, Harness)
+    return each
+
+
+def test_every_harness_states_its_invariant_in_line_one(harness: Harness) -> None:
+    assert harness.invariant.endswith(".")
+    assert len(harness.invariant) > 40
+
+
+def test_every_seed_and_kept_input_holds_the_invariant(harness: Harness) -> None:
+    for data in [b"", *harness.seeds, *(path.read_bytes() for path in harness.kept())]:
+        harness.run(data)
+
+
+def test_no_input_takes_more_memory_than_its_parser_may(harness: Harness) -> None:
+    inputs = [*harness.seeds, *(path.read_bytes() for path in harness.kept())][:: max(1, len(harness.seeds) // 4)]
+    harness.run(inputs[0])  # what is made once belongs to nobody's input
+    tracemalloc.start()
+    try:
+        for data in inputs:
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            harness.run(data)
+            assert tracemalloc.get_traced_memory()[1] - before < harness.memory
+    finally:
+        tracemalloc.stop()
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_seed_with_a_hole_or_foreign_bytes_holds_the_invariant(harness: Harness, data: st.DataObject) -> None:
+    seed = data.draw(st.sampled_from(harness.seeds))
+    start = data.draw(st.integers(0, len(seed)))
+    end = data.draw(st.integers(start, min(len(seed), start + 64)))
+    spoilt = (seed[:start] + data.draw(st.binary(max_size=16)) + seed[end:])[: harness.max_length]
+    try:
+        harness.run(spoilt)
+    except Exception:
+        if harness.name not in KNOWN:
+            raise
+
+
+@pytest.mark.parametrize("path", sorted(FINDINGS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_what_once_broke_an_invariant_does_so_no_more(path: Path, request: pytest.FixtureRequest) -> None:
+    if path.parent.name in KNOWN:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=KNOWN[path.parent.name]))
+    HARNESSES[path.parent.name].run(path.read_bytes())
+
+
+def test_the_corpus_is_small_and_of_harnesses_that_there_are() -> None:
+    files = [path for path in CORPUS.rglob("*") if path.is_file()]
+    assert len(files) < 500
+    assert {path.parent.name for path in files} <= set(HARNESSES)
