@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -132,6 +132,54 @@ class RecordReader:
         if plain[0] == 0x20:
             self.secret, self.number = xl(self.secret, "update"), 0
         return plain[0], plain[1:]
+
+
+@dataclass
+class Use:
+    """One use of a tunnel: its number, the secrets that it begins with, and the app bytes and other records of each direction."""
+
+    number: int
+    f2r: bytes = b""
+    r2f: bytes = b""
+    data: dict[str, bytes] = field(default_factory=lambda: {"f2r": b"", "r2f": b""})
+    kinds: dict[str, list[int]] = field(default_factory=lambda: {"f2r": [], "r2f": []})
+    fin: dict[str, bytes] = field(default_factory=dict)
+
+    def name(self, tunnel_id: str) -> str:
+        return f"{tunnel_id}.{self.number}" if self.number else tunnel_id
+
+    def secrets(self) -> dict[str, str]:
+        out = {"f2r": self.f2r, "r2f": self.r2f}
+        for name in ("f2r", "r2f"):
+            out |= {f"{name}_key": xl(out[name], "key"), f"{name}_iv": xl(out[name], "iv", b"", 12)}
+        return {name: value.hex() for name, value in out.items()}
+
+
+def read_uses(case: dict[str, Any]) -> list[Use]:
+    """Follow both directions of a tunnel through its uses, in the order in which its records were sent."""
+    readers = {name: RecordReader(bytes.fromhex(case[name])) for name in ("f2r", "r2f")}
+    records = {name: [bytes.fromhex(record) for _, _, record in case[f"{name}_records"]] for name in readers}
+    uses = [Use(0, readers["f2r"].secret, readers["r2f"].secret)]
+    now = dict.fromkeys(readers, 0)
+    for direction in case["order"]:
+        use = uses[now[direction]]
+        kind, body = readers[direction].read(records[direction].pop(0))
+        if direction in use.fin and kind == 0x20:
+            assert use.fin == {"f2r": b"\1", "r2f": b"\1"}, "both ends have ended, and offered another use"
+            now[direction] += 1
+            if now[direction] == len(uses):
+                uses.append(Use(now[direction]))
+            setattr(uses[now[direction]], direction, readers[direction].secret)
+            continue
+        assert direction not in use.fin or kind in {0x21, 0x22, 0x23, 0x03}
+        assert kind not in {0x11, 0x12} or 0x10 in use.kinds["f2r"], "R answers nothing that it was not asked"
+        use.kinds[direction].append(kind)
+        if kind == 0x01:
+            use.data[direction] += body
+        if kind == 0x02:
+            use.fin[direction] = body
+    assert not any(records.values())
+    return uses
 
 
 def read_flow_record(kind: int, body: bytes, *, from_agent: bool) -> tuple[object, ...]:

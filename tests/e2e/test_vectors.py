@@ -1,12 +1,15 @@
 """The frozen vectors: made again by tuunel, and read by a decoder that shares no code with it."""
 
+import ast
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.decoder import RecordReader, read_flow_record, read_handshake, xl
+from tests.e2e import decoder
+from tests.e2e.decoder import RecordReader, read_flow_record, read_handshake, read_uses, xl
 from tests.e2e.tunnels import AGENT, Stream
 from tests.e2e.vectors import PATH, make_vectors
 from tuunel.address import HostPort
@@ -17,9 +20,9 @@ from tuunel.e2e.wire import FLOW_RECORDS, Direction, RecordType
 from tuunel.errors import Reason
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())
-HANDSHAKES = ("invite", "standby", "flows", "refused")
+HANDSHAKES = ("invite", "standby", "flows", "refused", "recycled")
 DIRECTIONS = {"f2r": Direction.FORWARD_TO_AGENT, "r2f": Direction.AGENT_TO_FORWARD}
-BOTH = [(name, direction) for name in ("invite", "standby", "flows") for direction in DIRECTIONS]
+BOTH = [(name, direction) for name in ("invite", "standby", "flows", "recycled") for direction in DIRECTIONS]
 
 
 def test_tuunel_makes_the_frozen_bytes() -> None:
@@ -52,6 +55,28 @@ def test_tuunel_reads_every_record(name: str, direction: str) -> None:
     stream.opener = RecordOpener(bytes.fromhex(case[direction]), DIRECTIONS[direction], BufferPool())
     whole = b"".join(bytes.fromhex(record) for _, _, record in case[f"{direction}_records"])
     assert stream.feed(whole) == [(kind, bytes.fromhex(body)) for kind, body, _ in case[f"{direction}_records"]]
+
+
+def test_a_second_decoder_follows_a_tunnel_through_its_uses() -> None:
+    case = VECTORS["recycled"]
+    uses = read_uses(case)
+    assert [{"name": use.name(case["tunnel_id"])} | use.secrets() for use in uses] == case["uses"]
+    assert [use.data for use in uses] == [
+        {"f2r": b"of the first use", "r2f": b"its answer"},
+        {"f2r": b"of the second use under its second key", "r2f": b""},
+        {"f2r": b"", "r2f": b""},
+    ]
+    assert [use.fin for use in uses] == [{"f2r": b"\1", "r2f": b"\1"}] * 2 + [{}]
+    assert [use.kinds for use in uses] == [
+        {"f2r": [0x10, 0x01, 0x02, 0x21], "r2f": [0x11, 0x01, 0x02, 0x22]},
+        {"f2r": [0x10, 0x01, 0x20, 0x01, 0x02], "r2f": [0x11, 0x02]},
+        {"f2r": [0x10], "r2f": [0x12]},
+    ]
+
+
+def test_no_two_uses_share_a_secret() -> None:
+    secrets = [value for use in VECTORS["recycled"]["uses"] for key, value in use.items() if key != "name"]
+    assert len(set(secrets)) == len(secrets) == 18
 
 
 def flow_records(direction: str) -> list[tuple[RecordType, bytes]]:
@@ -95,6 +120,13 @@ def test_tuunel_reads_what_flows_say() -> None:
     ]
 
 
+def test_the_decoder_is_independent() -> None:
+    tree = ast.parse(Path(decoder.__file__).read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {name for name in imported if name.split(".")[0] in ("tuunel", "tests", "")}
+
+
 def test_the_refusal_names_its_reason() -> None:
     assert VECTORS["refused"]["refused"] == "NOT_PAIRED"
     assert VECTORS["refused"]["status"] == 0x01
@@ -122,6 +154,7 @@ def test_the_specification_quotes_the_vectors(page: str) -> None:
     known = {value for value in case.values() if isinstance(value, str)}
     known |= {record for name, direction in BOTH for _, _, record in VECTORS[name][f"{direction}_records"]}
     known |= {VECTORS["flows"][direction] for direction in DIRECTIONS}
+    known |= {value for use in VECTORS["recycled"]["uses"] for value in use.values()}
     known.add(xl(bytes.fromhex(case["f2r"]), "update").hex())
     assert len(quoted) > 7
     assert set(quoted) <= known

@@ -6,7 +6,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
-from tests.e2e.decoder import read_handshake
+from tests.e2e.decoder import read_handshake, read_uses
 from tests.e2e.tunnels import AGENT, FORWARD, INVITE, NOW, RELAY_ID, private_point
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
@@ -14,7 +14,7 @@ from tuunel.e2e.flows import FlowClose, FlowOpen, FlowOpened
 from tuunel.e2e.handshake import Initiator, Responder, encapsulate
 from tuunel.e2e.offer import make_offer
 from tuunel.e2e.records import RecordSealer
-from tuunel.e2e.wire import FIN_BODY, Command, Connected, Error, Purpose, RecordType, Reset, Target
+from tuunel.e2e.wire import FIN_BODY, FIN_RECYCLABLE, Command, Connected, Error, Purpose, RecordType, Reset, Target
 from tuunel.errors import Failure, Reason
 
 PATH = Path(__file__).parents[1] / "vectors" / "e2e.json"
@@ -73,6 +73,9 @@ def make_case(name: str, fixed: dict[str, Any], *, refusal: Reason | None = None
             case["refused"] = str(failure.reason)
         return case
     initiator.receive_accept(accept)
+    if name == "recycled":
+        case |= _recycled(initiator.sealer, responder.sealer)
+        return case | {"uses": [{"name": use.name(derived["tunnel_id"])} | use.secrets() for use in read_uses(case)]}
     forward_records, agent_records = (_forward_flows, _agent_flows) if name == "flows" else (_forward_records, _agent_records)
     case["f2r_records"] = forward_records(initiator.sealer)
     case["r2f_records"] = agent_records(responder.sealer)
@@ -127,6 +130,38 @@ def _agent_flows(sealer: RecordSealer) -> list[list[Any]]:
     ]
 
 
+def _recycled(forward: RecordSealer, agent: RecordSealer) -> dict[str, list[Any]]:
+    """Three uses of one tunnel: F begins the second one and R the third, in which R refuses the target."""
+    sealers = {"f2r": forward, "r2f": agent}
+    said: list[tuple[str, RecordType, bytes]] = [
+        ("f2r", RecordType.CONNECT, Target(Command.TCP, "192.168.1.10", 8080).encode()),
+        ("f2r", RecordType.DATA, b"of the first use"),
+        ("r2f", RecordType.CONNECTED, Connected(HostPort("192.168.1.2", 40000)).encode()),
+        ("r2f", RecordType.DATA, b"its answer"),
+        ("f2r", RecordType.FIN, FIN_RECYCLABLE),
+        ("r2f", RecordType.FIN, FIN_RECYCLABLE),
+        ("f2r", RecordType.PING, b"12345678"),
+        ("f2r", RecordType.KEY_UPDATE, b""),
+        ("f2r", RecordType.CONNECT, Target(Command.TCP, "nas.lan", 22).encode()),
+        ("r2f", RecordType.PONG, b"12345678"),
+        ("r2f", RecordType.KEY_UPDATE, b""),
+        ("r2f", RecordType.CONNECTED, Connected(HostPort("192.168.1.2", 40001)).encode()),
+        ("f2r", RecordType.DATA, b"of the second use"),
+        ("f2r", RecordType.KEY_UPDATE, b""),
+        ("f2r", RecordType.DATA, b" under its second key"),
+        ("r2f", RecordType.FIN, FIN_RECYCLABLE),
+        ("f2r", RecordType.FIN, FIN_RECYCLABLE),
+        ("r2f", RecordType.KEY_UPDATE, b""),
+        ("f2r", RecordType.KEY_UPDATE, b""),
+        ("f2r", RecordType.CONNECT, Target(Command.UNIX, "/run/docker.sock", 0).encode()),
+        ("r2f", RecordType.ERROR, Error(Reason.POLICY_REVOKED, "").encode()),
+    ]
+    records: dict[str, list[Any]] = {"order": [direction for direction, _, _ in said], "f2r_records": [], "r2f_records": []}
+    for direction, kind, body in said:
+        records[f"{direction}_records"].append(_record(sealers[direction], kind, body))
+    return records
+
+
 def _record(sealer: RecordSealer, kind: RecordType, body: bytes) -> list[Any]:
     return [int(kind), body.hex(), sealer.seal(kind, body).hex()]
 
@@ -150,6 +185,7 @@ def make_vectors(fixed: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "standby": make_case("standby", fixed["standby"]),
         "flows": make_case("flows", fixed["flows"]),
         "refused": make_case("refused", fixed["refused"], refusal=Reason.NOT_PAIRED),
+        "recycled": make_case("recycled", fixed["recycled"]),
         "bodies": {name: body.encode().hex() for name, body in bodies.items()},
     }
 
@@ -158,7 +194,7 @@ def main() -> None:
     kem_public = MLKEM768PrivateKey.from_seed_bytes(bytes(range(64))).public_key().public_bytes_raw()
     fixed = {}
     stored = json.loads(PATH.read_text()) if PATH.exists() else {}
-    for name in ("invite", "standby", "flows", "refused"):
+    for name in ("invite", "standby", "flows", "refused", "recycled"):
         secret, ciphertext = encapsulate(kem_public)
         fixed[name] = stored.get(name) or {"kem_secret": secret.hex(), "kem_ciphertext": ciphertext.hex()}
     PATH.write_text(json.dumps(make_vectors(fixed), indent=1) + "\n")
