@@ -54,6 +54,7 @@ class Case:
     role: Role
     first: tuple[Message, ...]
     said: tuple[tuple[bool, Message], ...]
+    refusal: HopError | None = None  #: what the relay says in place of WELCOME
 
 
 PING = Ping(b"pingpong")
@@ -95,6 +96,7 @@ CASES = (
         (Open(OPEN_WITH_INVITE),),
         ((False, HopError(Reason.OPEN_TIMEOUT, 1, "again")), (True, Open(OPEN_WITH_INVITE)), (False, PairedForward(OFFER))),
     ),
+    Case("login refused", AGENT, None, Purpose.CONTROL, Role.AGENT, (), (), HopError(Reason.DEVICE_UNKNOWN, 0, "not enrolled here")),
 )
 
 
@@ -128,6 +130,9 @@ def run(case: Case, chain: tuple[bytes, ...], pin: bytes) -> dict[str, Any]:
     flights["M3 and first messages"] = device.data_to_send()
     relay.receive_data(flights["M3 and first messages"])
     relay.next_event()
+    if case.refusal is not None:
+        flights["M4"] = relay.refuse(case.refusal.reason, case.refusal.retry_after, case.refusal.detail)
+        return _told(case, flights, [])
     relay.verify(case.identity.public_bytes)
     flights["M4"] = relay.welcome()
     device.receive_data(flights["M4"])
@@ -136,6 +141,10 @@ def run(case: Case, chain: tuple[bytes, ...], pin: bytes) -> dict[str, Any]:
     for message in case.first:
         assert relay.channel.next_event() == message
     records = [converse(welcomed.channel, relay.channel, by_device, message) for by_device, message in case.said]
+    return _told(case, flights, records)
+
+
+def _told(case: Case, flights: dict[str, bytes], records: list[dict[str, str]]) -> dict[str, Any]:
     return {"name": case.name, "flights": {name: data.hex() for name, data in flights.items()}, "records": records}
 
 
@@ -169,8 +178,8 @@ def compute(given: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def write() -> None:
-    """Freeze them."""
-    given = inputs()
+    """Freeze them. What was drawn once stays as it is."""
+    given = json.loads(PATH.read_text())["inputs"] if PATH.exists() else inputs()
     cases = [case | {"derived": derive(given, case)} for case in compute(given)]
     PATH.write_text(json.dumps({"inputs": given, "cases": cases}, indent=1) + "\n")
 

@@ -128,8 +128,9 @@ def derive(given: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
     while rest:
         plaintext, rest = ends["device"].open(rest)
         first.append(plaintext.hex())
-    welcome, nothing = ends["relay"].open(m4)
-    assert (welcome[0], welcome[1:26], nothing) == (1, device_id, b"")
+    answer, nothing = ends["relay"].open(m4)
+    assert nothing == b""
+    assert answer[0] == 2 or (answer[0], answer[1:26]) == (1, device_id)
     records = []
     for record in case["records"]:
         plaintext, nothing = ends[record["from"]].open(bytes.fromhex(record["record"]))
@@ -139,7 +140,7 @@ def derive(given: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
     secrets = {
         "h0": h0, "h1": h1, "h2": h2, "h3": h3, "h4": h4, "h5": h5, "h6": h6, "h7": h7, "h8": h8, "ecdh": one, "hs": hs, "shs": shs,
         "chs": chs, "s fin": s_fin, "c fin": c_fin, "ms": ms, "c hop": c_hop, "s hop": s_hop, "RELAY_AUTH": plain_auth,
-        "DEVICE_AUTH": plain_device, "WELCOME": welcome,
+        "DEVICE_AUTH": plain_device, NAMES[answer[0]].upper(): answer,
     }  # fmt: skip
     return {name: value.hex() for name, value in secrets.items()} | {"first messages": first, "records": records}
 

@@ -9,7 +9,10 @@ import pytest
 
 from tests.relay import independent_hop
 from tests.relay.hop_vectors import CASES, PATH, compute
-from tuunel.relay.wire import MESSAGE_TYPES, decode_message, encode_message
+from tests.relay.hops import INSTANCE, NOW, key
+from tuunel.errors import Failure, Reason, Speaker
+from tuunel.relay.handshake import DeviceHandshake
+from tuunel.relay.wire import MESSAGE_TYPES, Params, decode_message, encode_message
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())
 NAMES = [case["name"] for case in VECTORS["cases"]]
@@ -39,8 +42,31 @@ def test_the_vectors_cover_every_message() -> None:
     covered = {
         bytes.fromhex(data)[0] for case in VECTORS["cases"] for data in case["derived"]["first messages"] + case["derived"]["records"]
     }
-    covered |= {bytes.fromhex(case["derived"]["WELCOME"])[0] for case in VECTORS["cases"]}
+    covered |= {bytes.fromhex(case["derived"]["WELCOME"])[0] for case in VECTORS["cases"] if "WELCOME" in case["derived"]}
     assert covered == MESSAGE_TYPES.keys() == independent_hop.NAMES.keys()
+
+
+def test_the_refusal_stands_in_the_place_of_welcome() -> None:
+    case = VECTORS["cases"][-1]
+    meant = CASES[-1]
+    assert decode_message(bytes.fromhex(case["derived"]["HOPERROR"])) == meant.refusal
+    device = DeviceHandshake(
+        pin=bytes.fromhex(VECTORS["inputs"]["pin"]),
+        identity=meant.identity,
+        register=None,
+        purpose=meant.purpose,
+        params=Params(meant.role, INSTANCE),
+        random=lambda length: b"D" * length,
+        ephemeral=lambda: key(VECTORS["inputs"]["device_ephemeral_private"]),
+        now=NOW,
+    )
+    for name in ("M2", "M4"):
+        device.receive_data(bytes.fromhex(case["flights"][name]))
+        if name == "M2":
+            device.next_event()
+    with pytest.raises(Failure) as refused:
+        device.next_event()
+    assert (refused.value.reason, refused.value.speaker) == (Reason.DEVICE_UNKNOWN, Speaker.RELAY)
 
 
 def test_the_tunnel_has_the_frozen_name() -> None:
