@@ -113,6 +113,27 @@ async def test_an_answer_that_the_client_cannot_take_is_counted_as_lost() -> Non
         assert (traffic.down, traffic.lost) == (len(b"taken"), 1)
 
 
+async def test_what_never_left_is_lost_and_not_counted_as_sent() -> None:
+    async with setting() as here, here.client() as client:
+        await here.roles.agent.kill()
+        for data in (b"one", b"three"):
+            client.association.send(HostPort("home.tuunel", 53), data)
+        await until(client.closed)
+        traffic = client.opened()[0].traffic
+        assert (traffic.up, traffic.lost) == (0, 2)
+
+
+@pytest.mark.parametrize("host", ["home.tuunel", "127.0.0.1"])
+async def test_a_client_that_sends_one_datagram_and_leaves_loses_nothing(host: str) -> None:
+    async with setting() as here:
+        heard: list[bytes] = []
+        port = here.world.datagram_target(lambda data: heard.append(data) or [])  # type: ignore[func-returns-value]
+        async with here.client() as client:
+            client.association.send(HostPort(host, port), b"a line of a log")
+        await until(lambda: heard == [b"a line of a log"])
+        assert [(event.traffic.up, event.traffic.lost) for event in client.opened()] == [(15, 0)]
+
+
 async def test_keys_tell_flows_to_one_target_apart() -> None:
     async with setting() as here:
         port = here.world.datagram_target()

@@ -155,6 +155,51 @@ async def test_closing_ends_the_flows_and_the_tunnel_cleanly() -> None:
         await until(lambda: not here.roles.agent.role._tunnels._clients)
 
 
+async def test_what_was_sent_leaves_before_the_end_and_is_sent_on_by_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting() as here:
+        heard: list[bytes] = []
+        port = here.world.datagram_target(lambda data: heard.append(data) or [])  # type: ignore[func-returns-value]
+        user = User()
+        flow = here.flows.open(HostPort("", port), user)
+        payloads = [b"%d" % number for number in range(50)]
+        assert all(map(flow.send, payloads))
+        with anyio.fail_after(PATIENCE):
+            await here.flows.aclose()  # there is no tunnel yet
+        await until(lambda: heard == payloads)
+        assert (user.ends, user.drops) == ([None], [])
+
+
+async def test_what_cannot_leave_in_time_is_lost_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FAREWELL", 0.05)
+    async with setting() as here:
+        user = User()
+        flow = here.flows.open(HostPort("", here.world.datagram_target()), user)
+        await until(lambda: user.tunnels)
+
+        async def stuck(*_: object) -> None:
+            await anyio.sleep_forever()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Tunnel, "send_records", stuck)
+            assert flow.send(b"taken off the queue")
+            await anyio.wait_all_tasks_blocked()
+            assert all(map(flow.send, (b"one", b"three")))
+            with anyio.fail_after(PATIENCE):
+                await here.flows.aclose()
+                await until(lambda: user.ends)
+        assert sorted(user.drops) == [3, 5]
+
+
+async def test_without_a_tunnel_everything_is_lost_and_told() -> None:
+    async with setting() as here:
+        await here.roles.agent.kill()
+        user = User()
+        flow = here.flows.open(HostPort("", 53), user)
+        assert all(map(flow.send, (b"one", b"three")))
+        await until(lambda: user.ends)
+        assert sorted(user.drops) == [3, 5]
+
+
 async def test_an_agent_that_is_gone_is_told_to_every_flow_and_not_asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with setting() as here:
         users, port = [User(), User()], here.world.datagram_target()

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from tests.journeys import doors
 from tests.journeys.datagrams import Association, associated, bound, read_reply, read_udp, udp_header
 from tests.journeys.targets import read_exactly, read_to_end, reset
 from tuunel.address import HostPort
+from tuunel.datagrams import DatagramSocket
 from tuunel.descriptors import raise_limit
 from tuunel.frontdoor import Credentials
 from tuunel.udpdoor import BURST, MAX_ASSOCIATIONS
@@ -203,6 +205,14 @@ class TestTheEnd:
     def test_not_with_what_is_sent_on_it(self, client: Association) -> None:
         client.control.sendall(b"\x05\x03garbage" * 10_000)
         assert client.ask("10.0.0.1", 53, b"x") == b"x"
+
+    def test_what_was_sent_ahead_of_it_is_not_lost(self, way: Doorway, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(DatagramSocket, "wait_readable", lambda _: anyio.sleep_forever())  # nobody has looked before
+        with associated(way.address) as late:
+            for number in range(100):
+                late.sock.sendto(udp_header("10.0.0.1", 53) + b"%d" % number, late.relay)
+        way.associations_end()
+        assert [payload for _, payload in way.echoes[-1].sent] == [b"%d" % number for number in range(100)]
 
     def test_an_answer_that_comes_later_is_only_counted(self, way: Doorway, client: Association) -> None:
         client.ask("10.0.0.1", 53, b"x")
