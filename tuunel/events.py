@@ -17,7 +17,8 @@ ConnectionState = Literal["connecting", "open", "standby", "closing"]
 class Traffic:
     """Live byte counters of one connection as the app sees them: `up` left it, `down` reached it; `rtt` in seconds or None.
 
-    `lost` counts the datagrams of a UDP flow that were dropped at this end, either way.
+    `lost` counts the datagrams of a UDP flow that were dropped at this end, either way. One that is dropped after it was counted is taken
+    back from `up` or `down`.
     """
 
     __slots__ = ("down", "lost", "rtt", "up")
