@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fuzz.harness import Choices, harness, pieces
 from tests.relay import hops
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
-from tuunel.identity import encode_point, sign_with
+from tuunel.identity import IdentityKey, encode_point, sign_with
 from tuunel.relay import handshake_wire as layout
 from tuunel.relay.fields import Reader
 from tuunel.relay.framing import Frames, Opener, Sealer, frame
@@ -97,10 +97,10 @@ class _Agreed:
         relay._schedule = copy.copy(self._relay._schedule)
         return relay
 
-    def device_auth(self, claim: bytes) -> bytes:
-        """The plaintext of M3 that proves `claim` with the device's own key."""
+    def device_auth(self, claim: bytes, identity: IdentityKey) -> bytes:
+        """The plaintext of M3 that proves `claim` with the key of `identity`."""
         schedule = copy.copy(self._schedule)
-        signature = hops.IDENTITY.sign(DEVICE_SIGNATURE, schedule.add(claim))
+        signature = identity.sign(DEVICE_SIGNATURE, schedule.add(claim))
         schedule.add(signature)
         return claim + signature + schedule.mac("c fin")
 
@@ -110,22 +110,22 @@ _AGREED: Final = _Agreed()
 
 @harness(
     max_length=520,
-    seeds=[bytes([proven]) + claim for proven in (0, 1) for claim in (_LOGIN, _REGISTER)] + [b"\2" + bytes(528)],
+    seeds=[bytes([proven]) + claim for proven in (0, 1, 3) for claim in (_LOGIN, _REGISTER)] + [b"\2" + bytes(528)],
 )
 def device_auth(data: bytes) -> None:
     """Any M3 is a claim or RemoteProtocolError, and a claim is proved only by the key that its device ID is the hash of."""
     choices = Choices(data)
-    mode, claim = choices.byte() % 3, choices.rest()
+    mode, claim = choices.byte() % 4, choices.rest()
     proven = False
-    if mode == 1:
+    if mode in (1, 3):
         try:
             reader = Reader(claim)
             claimed = DeviceClaim.read(reader)
-            proven = claimed.device_id == hops.IDENTITY.device_id
+            proven = mode == 1 and claimed.device_id == hops.IDENTITY.device_id
             claim = claim[: reader.position]
         except RemoteProtocolError:
             pass
-        claim = _AGREED.device_auth(claim)
+        claim = _AGREED.device_auth(claim, hops.IDENTITY if mode == 1 else hops.AGENT)
     relay = _AGREED.relay()
     whole = claim[: layout.DEVICE_AUTH].ljust(layout.DEVICE_AUTH, b"\0")
     relay.receive_data(frame(claim) if mode == 2 else Sealer(_AGREED.device_key).seal(whole))
@@ -144,7 +144,7 @@ def device_auth(data: bytes) -> None:
 
 
 def _prove(relay: RelayHandshake, identified: DeviceIdentified, *, proven: bool) -> None:
-    public_key = identified.public_key or hops.IDENTITY.public_bytes
+    public_key = identified.public_key or hops.IDENTITY.public_bytes  # the retained one
     try:
         relay.verify(public_key)
     except RemoteProtocolError:

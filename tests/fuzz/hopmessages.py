@@ -74,6 +74,7 @@ def _conversation(index: int, *messages: Message) -> bytes:
     max_length=3000,
     seeds=[
         *(_conversation(index, *_SAMPLES[:1], message) for index in range(len(RULES)) for message in _SAMPLES[1:]),
+        *(bytes([index, 0, _HEAR]) + record(encode_message(message) + b"x") for index in range(len(RULES)) for message in _SAMPLES),
         *(_conversation(index, message) for index in range(len(RULES)) for message in _SAMPLES[1:]),
         bytes([6, 0])
         + bytes([_HEAR])
