@@ -33,7 +33,7 @@ def nothing_there() -> System:
 @pytest.mark.anyio
 async def test_every_front_door_shows_the_page_and_nothing_stays(folder: Path) -> None:
     visits = await visit_every_door()
-    assert [seen.door for seen in visits] == ["socks5h", "socks4a", "http connect", "http", "nc"]
+    assert [seen.door for seen in visits] == ["socks5h", "socks4a", "http connect", "http", "socks5 udp", "nc"]
     assert [seen.saw for seen in visits if not seen.ok] == []
     assert list(folder.iterdir()) == []
 

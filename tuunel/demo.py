@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup, TaskStatus
+from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup, TaskStatus, UDPSocket
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from tuunel.address import HostPort
@@ -182,7 +182,7 @@ class Parts:
 
 
 async def serve_site(greeting: str, *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:
-    """Serve one page on this machine's loopback until cancelled; tells its port."""
+    """Serve one page on this machine's loopback, over TCP and UDP, until cancelled; tells its port."""
 
     async def respond(stream: SocketStream) -> None:
         async with stream:
@@ -190,9 +190,16 @@ async def serve_site(greeting: str, *, task_status: TaskStatus[int] = anyio.TASK
                 head = await BufferedByteReceiveStream(stream).receive_until(b"\r\n\r\n", MAX_HEAD)
                 await stream.send(page(greeting, head))
 
-    async with await anyio.create_tcp_listener(local_host=LOCALHOST, local_port=0) as listener:
-        task_status.started(listener.extra(SocketAttribute.local_port))  # noqa: S610 - anyio's, not Django's
-        await listener.serve(respond)
+    async def answer(socket: UDPSocket) -> None:
+        async for datagram, sender in socket:
+            await socket.sendto(page(greeting, datagram), *sender)
+
+    async with await anyio.create_udp_socket(local_host=LOCALHOST) as socket, anyio.create_task_group() as tasks:
+        port = socket.extra(SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
+        async with await anyio.create_tcp_listener(local_host=LOCALHOST, local_port=port) as listener:
+            tasks.start_soon(answer, socket)
+            task_status.started(port)
+            await listener.serve(respond)
 
 
 def page(greeting: str, head: bytes) -> bytes:
@@ -274,6 +281,23 @@ async def through_http(system: System) -> bytes:
         return await get(system, stream, BufferedByteReceiveStream(stream), f"http://{system.site}/")
 
 
+async def through_udp(system: System) -> bytes:
+    """One datagram there and one back, through SOCKS5 UDP ASSOCIATE: RFC 1928 sections 4 and 7."""
+    async with await anyio.connect_tcp(system.proxy.host, system.proxy.port) as stream:
+        replies = BufferedByteReceiveStream(stream)
+        await stream.send(b"\x05\x01\x00" + b"\x05\x03\x00\x01" + bytes(6))
+        _, _, _, reply, _, _ = await replies.receive_exactly(6)
+        if reply != 0:
+            raise OSError(f"SOCKS5 reply {reply}")
+        await replies.receive_exactly(4)  # the proxy's own address
+        port = int.from_bytes(await replies.receive_exactly(2))
+        host = system.site.host.encode()
+        header = b"\x00\x00\x00\x03" + bytes([len(host)]) + host + system.site.port.to_bytes(2, "big")
+        async with await anyio.create_connected_udp_socket(system.proxy.host, port) as socket:
+            await socket.send(header + request(system))
+            return (await socket.receive()).removeprefix(header)
+
+
 async def get(system: System, stream: ByteStream, replies: BufferedByteReceiveStream, target: str = "/") -> bytes:
     """Ask for the page and read until the site has closed."""
     await stream.send(request(system, target))
@@ -305,5 +329,6 @@ DOORS: Final[dict[str, Fetch]] = {
     "socks4a": through_socks4a,
     "http connect": through_connect,
     "http": through_http,
+    "socks5 udp": through_udp,
     "nc": through_nc,
 }
