@@ -283,6 +283,25 @@ class TestFailures:
         assert caught.value.reason == Reason.POLICY_REVOKED
 
 
+class TestTheRule:
+    async def test_it_is_asked_again_for_every_further_address(self, listener: socket.socket) -> None:
+        questions: list[list[Address]] = []
+
+        def only_once(addresses: list[Address]) -> list[Address]:
+            questions.append(addresses)
+            if len(questions) > 1:
+                raise Failure(Reason.POLICY_DENIED)
+            return [V6, V4]
+
+        with unchanged_descriptors(), pytest.raises(Failure) as caught:
+            await dial(HostPort("", port_of(listener)), allow=only_once)
+        assert caught.value.reason is Reason.CONNECTION_REFUSED  # as the first address said
+        assert questions == [[V4, V6], [V4]]
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
 class TestDatagrams:
     async def test_a_socket_connected_to_the_target_is_given(self, service: socket.socket) -> None:
         sock, _ = await dial_datagram(HostPort("", port_of(service)), allow=everything)

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from tests.test_reverseflows import Client, Setting, setting
-from tests.world import Running, echo, trio, until, world
+from tests.world import PATIENCE, Running, echo, trio, until, world
 from tuunel import pairing
 from tuunel.address import HostPort
 from tuunel.agent import Agent
@@ -24,6 +24,7 @@ from tuunel.grants import Grants
 from tuunel.links import parse_invite
 from tuunel.listeners import Announcement
 from tuunel.policy import Surroundings
+from tuunel.rawstream import RawStream
 
 pytestmark = pytest.mark.anyio
 
@@ -196,6 +197,28 @@ async def test_what_came_before_a_forwards_port_was_announced_is_not_forwarded(m
             guest.sendto(b"in time", ("127.0.0.1", HostPort.parse((await forward.until(Ready)).listen or "").port))
             await until(lambda: heard)
             assert heard == [b"in time"]
+
+
+@pytest.mark.parametrize("role", ["forward", "proxy"])
+async def test_a_connection_from_before_a_port_was_announced_is_not_served(monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    async with world() as made:
+        roles = await trio(made)
+        guests: list[RawStream] = []
+        announce = Announcement.add
+
+        def add(self: Announcement, *addresses: HostPort) -> None:
+            guests.extend(RawStream(socket.create_connection((address.host, address.port))) for address in addresses)
+            announce(self, *addresses)
+
+        monkeypatch.setattr(Announcement, "add", add)
+        if role == "forward":
+            await made.forward(roles.home, f"0:home.tuunel:{await made.target(echo)}")
+        else:
+            await made.proxy(roles.home)
+        (guest,) = guests
+        with anyio.fail_after(PATIENCE), pytest.raises(ConnectionResetError):
+            await guest.receive()
+        guest.close()
 
 
 async def test_a_direct_flow_of_the_proxy_does_not_become_a_way_into_it() -> None:

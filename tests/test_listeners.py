@@ -2,9 +2,11 @@
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
@@ -15,7 +17,7 @@ import pytest
 from tests.world import LOOPBACK, open_descriptors, world
 from tuunel.address import HostPort
 from tuunel.errors import ListenError, StateError
-from tuunel.listeners import Announcement, known_listeners
+from tuunel.listeners import Announcement, known_listeners, listeners_stamp
 from tuunel.relay.server import RelayServer
 from tuunel.settings import Home
 
@@ -55,6 +57,50 @@ def test_listeners_are_known_while_their_role_runs(home: Home) -> None:
         relay.add(HostPort("::", 7443))
         assert set(known_listeners(home)) == {KNOWN_DOOR, (ip_address("::1"), 1080), (ip_address("::"), 7443)}
     assert known_listeners(home) == ()
+
+
+def test_a_stamp_is_the_same_only_while_nothing_is_announced_or_taken_back(home: Home) -> None:
+    def settle() -> object:
+        """Some time later."""
+        nonlocal moment
+        moment += 10**9
+        os.utime(home.run_dir, ns=(0, moment))
+        return listeners_stamp(home.run_dir)
+
+    moment = 10**18 + 1
+    with Announcement(home, "proxy") as proxy:
+        seen = [settle()]
+        assert listeners_stamp(home.run_dir) == seen[-1]
+        proxy.add(DOOR)
+        assert listeners_stamp(home.run_dir) not in seen
+        seen.append(settle())
+        proxy.remove(DOOR)
+        assert listeners_stamp(home.run_dir) not in seen
+        seen.append(settle())
+    assert listeners_stamp(home.run_dir) not in seen
+
+
+@pytest.mark.parametrize(
+    ("changed", "age", "settled"),
+    [
+        (10**18 + 1, 0.0, False),
+        (10**18 + 1, 0.09, False),
+        (10**18 + 1, 0.11, True),
+        (10**18 + 1, -100.0, False),  # the clock was set back
+        (10**18, 2.4, False),  # a whole second: it may be all that the file system knows
+        (10**18, 2.6, True),
+    ],
+)
+def test_a_time_that_another_change_could_get_too_equals_none(
+    home: Home, monkeypatch: pytest.MonkeyPatch, changed: int, age: float, settled: bool
+) -> None:
+    os.utime(home.run_dir, ns=(0, changed))
+    monkeypatch.setattr(time, "time_ns", lambda: changed + int(age * 10**9))
+    assert (listeners_stamp(home.run_dir) == listeners_stamp(home.run_dir)) is settled
+
+
+def test_a_directory_that_is_gone_equals_none(tmp_path: Path) -> None:
+    assert listeners_stamp(tmp_path / "none") != listeners_stamp(tmp_path / "none")
 
 
 def test_addresses_come_and_go_while_the_role_runs(home: Home) -> None:
@@ -212,7 +258,10 @@ def test_starting_roles_never_remove_a_living_one(home: Home) -> None:
 
 def test_a_child_process_does_not_inherit_the_lock(home: Home) -> None:
     with Announcement(home, "proxy"):
-        child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, close_fds=False)
+        code = "import sys; print('running', flush=True); sys.stdin.read()"
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False)
+        assert child.stdout is not None
+        child.stdout.readline()  # before it runs its program, it still has what it will not inherit
         path = home.run_dir / "proxy.listen"
         copy = path.open("rb")
     with copy, child:

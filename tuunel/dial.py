@@ -59,14 +59,15 @@ _TELLING: Final = (
 async def dial(target: HostPort, *, allow: Allow, speaker: Speaker = Speaker.LOCAL, timeout: float = DIAL_TIMEOUT) -> RawStream:  # noqa: ASYNC109
     """Connect to `target` at one of the addresses that `allow` returns out of those it resolves to; the caller owns the stream.
 
-    The host "" is 127.0.0.1, then ::1. Addresses are tried in order, the next one when the last has failed or after ATTEMPT_DELAY.
+    The host "" is 127.0.0.1, then ::1. Addresses are tried in order, the next one when the last has failed or after ATTEMPT_DELAY, if
+    `allow` still returns it then.
     Failure says, in the name of `speaker`, why none could be connected; `allow` may raise its own. `timeout` is for all of it.
     """
     with anyio.move_on_after(timeout):
         addresses = allow(await resolve(target.host, target.port, speaker=speaker))
         if not addresses:
             raise Failure(Reason.POLICY_DENIED, speaker)
-        return await _Race(addresses, target.port).run(speaker)
+        return await _Race(addresses, target.port, allow).run(speaker)
     raise Failure(Reason.CONNECT_TIMEOUT, speaker, f"{target} within {timeout:g} s")
 
 
@@ -186,16 +187,19 @@ async def _look_up(host: str, port: int) -> list[Address]:
 class _Race:
     """Connection attempts that start one after the other; the first that connects wins and ends the others."""
 
-    def __init__(self, addresses: Sequence[Address], port: int) -> None:
+    def __init__(self, addresses: Sequence[Address], port: int, allow: Allow) -> None:
         self._addresses = addresses
         self._port = port
+        self._allow = allow
         self._winner: socket.socket | None = None
         self._errors: list[OSError] = []
 
     async def run(self, speaker: Speaker) -> RawStream:
         try:
             async with anyio.create_task_group() as attempts:
-                for address in self._addresses:
+                for number, address in enumerate(self._addresses):
+                    if number and not self._is_still_allowed(address):
+                        continue
                     failed = anyio.Event()
                     attempts.start_soon(self._attempt, address, failed, attempts.cancel_scope)
                     with anyio.move_on_after(ATTEMPT_DELAY):
@@ -210,6 +214,13 @@ class _Race:
             raise
         self._close_winner()
         raise failure_of(self._errors, speaker)
+
+    def _is_still_allowed(self, address: Address) -> bool:
+        """Ask again, because time has passed: a name with many addresses that do not answer must not keep an old answer for seconds."""
+        try:
+            return bool(self._allow([address]))
+        except Failure:
+            return False
 
     async def _attempt(self, address: Address, failed: anyio.Event, scope: anyio.CancelScope) -> None:
         try:

@@ -26,7 +26,7 @@ from tuunel.forwarding import Destination, Forwarding
 from tuunel.frontdoor import EARLY_LIMIT, Request
 from tuunel.guardedstream import GuardedStream
 from tuunel.hostguard import HostGuard, refusal
-from tuunel.listen import address_of, close_listener, open_listeners, open_unix_listener, serve
+from tuunel.listen import address_of, close_listener, drop_waiting, open_listeners, open_unix_listener, serve
 from tuunel.listeners import SUFFIX, Announcement
 from tuunel.outbound import Outbound, dial_for_client, pipe
 from tuunel.rawstream import RawStream
@@ -105,16 +105,18 @@ class Forward:
             self._add_streams([open_unix_listener(Path(listen))], to, closing)
             self._places.append({"listen": listen, "target": str(to)})
             return
-        sockets = open_sockets(listen) if to.udp else []
         if to.udp:
+            sockets = open_sockets(listen)
             addresses = self._add_datagrams(sockets, to, closing)
+            self._own_ports.add(*addresses)
+            for each in sockets:
+                each.drop_queued()  # nobody has been told of the port yet, but a guest of the agent may have guessed it
         else:
             listeners = await open_listeners(listen)
             self._add_streams(listeners, to, closing)
             addresses = [address_of(listener) for listener in listeners]
-        self._own_ports.add(*addresses)
-        for each in sockets:
-            each.drop_queued()  # nobody has been told of the port yet, but a guest of the agent may have guessed it
+            self._own_ports.add(*addresses)
+            drop_waiting(listeners)  # for the same reason
         self._places.append({"listen": str(HostPort(listen.host, addresses[0].port)), "target": str(to)})
 
     def _add_streams(self, listeners: list[socket.socket], to: Destination, closing: ExitStack) -> None:

@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 
 from tuunel.address import HostPort
 from tuunel.errors import ListenError, TuunelError
-from tuunel.rawstream import RawStream, host_port_of
+from tuunel.rawstream import RESET_ON_CLOSE, RawStream, host_port_of
 from tuunel.statefile import locked
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")
@@ -60,6 +60,20 @@ async def open_listeners(where: HostPort) -> list[socket.socket]:
 def address_of(listener: socket.socket) -> HostPort:
     """The address and real port of a TCP listener."""
     return host_port_of(listener.getsockname())
+
+
+def drop_waiting(listeners: Sequence[socket.socket]) -> None:
+    """Reset the connections that wait to be accepted: those from before the address was announced to tuunel's other roles."""
+    for listener in listeners:
+        for _ in range(BACKLOG):
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # gone again
+            with sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
 def open_unix_listener(path: Path) -> socket.socket:

@@ -21,7 +21,7 @@ from tuunel.doors import FrontDoors
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.events import Emit, Notice, Ready
 from tuunel.frontdoor import Credentials, Request
-from tuunel.listen import address_of, open_listeners, serve
+from tuunel.listen import address_of, drop_waiting, open_listeners, serve
 from tuunel.listeners import Announcement
 from tuunel.outbound import Outbound
 from tuunel.pac import write_pac
@@ -96,6 +96,7 @@ class Proxy:
                 closing.callback(listener.close)
             self._addresses = [address_of(listener) for listener in listeners]
             self._own_ports.add(*self._addresses)
+            drop_waiting(listeners)  # nobody has been told of the port yet, but a guest of the agent may have guessed it
             closing.callback(self._own_ports.remove, *self._addresses)
             for relay in self._reach.devices.relays():
                 if relay.enrolled:
