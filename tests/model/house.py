@@ -263,7 +263,7 @@ def opened() -> Iterator[House]:
 class _Attempt:
     """Stands for the race of connection attempts: the first address is it."""
 
-    def __init__(self, house: House, addresses: Sequence[Address], port: int) -> None:
+    def __init__(self, house: House, addresses: Sequence[Address], port: int, *_: object) -> None:
         self._house, self._addresses, self._port = house, addresses, port
 
     async def run(self, speaker: Speaker) -> WireStream:

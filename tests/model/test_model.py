@@ -113,6 +113,13 @@ class System(RuleBasedStateMachine):
             self.house.parties[name].start(self.prove, name, parse_invite(self.links[which % len(self.links)]))
             self.run(calm=calm)
 
+    @precondition(lambda self: self.links)
+    @rule(which=ANY)
+    def both_redeem_at_once(self, which: int) -> None:
+        for name in FORWARDS:
+            self.redeem(name, which, calm=False)
+        self.run(calm=True)
+
     async def prove(self, name: str, invite: Invite) -> None:
         with suppress(Failure):
             await self.house.pools[name].prove(self.house.device, invite)
@@ -125,14 +132,16 @@ class System(RuleBasedStateMachine):
         async def revoke() -> None:
             with suppress(UsageError):  # nobody of that name may come in
                 await self.house.agent._revoke({"who": str(FORWARDS[name].device_id)})
-            done.append(True)
+                done.append(True)
 
-        if self.book.granted.get(name):
-            self.peaceful = False
+        was_in = self.book.is_in(name, self.house.now)
         self.house.parties["agent"].start(revoke)
         # Its whole effect must be there before anything else happens, and without the network.
         self.house.loop.settle()
-        self.book.revoked(name)
+        assert done or not was_in
+        if done:
+            self.peaceful = False
+            self.book.revoked(name)
         for call in self.calls:
             assert call.forward != name or all(target.stream.broken() for target in call.targets), "a revoke has left a connection"
         self.run(calm=False)
