@@ -74,3 +74,9 @@ def test_the_corpus_is_small_and_of_harnesses_that_there_are() -> None:
     files = [path for path in CORPUS.rglob("*") if path.is_file()]
     assert len(files) < 500
     assert {path.parent.name for path in files} <= set(HARNESSES)
+
+
+def test_the_documentation_states_every_invariant(harness: Harness) -> None:
+    proofs = Path(__file__).parents[2] / "docs" / "spec" / "proofs.md"
+    rows = [line.split(" | ") for line in proofs.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{harness.name}` |")]
+    assert [row[2].removesuffix(" |") for row in rows if len(row) == 3] == [harness.invariant]
