@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench fuzz environment clean
+.PHONY: demo test check bench fuzz environment checks clean
 .DEFAULT_GOAL := environment
 
 environment: $(VENV)/.installed
@@ -38,6 +38,10 @@ RUNS ?= 1000000
 SECONDS ?= 1800
 fuzz: environment
 	nice -n 19 $(BIN)/python -m tests.fuzz --runs $(RUNS) --seconds $(SECONDS) $(FUZZ_ARGS)
+
+# Every verification switched off, one at a time: some test must fail (docs/spec/checks.md). Ten minutes or so.
+checks: environment
+	$(BIN)/python -m tests.checks.every_check $(CHECKS)
 
 clean:
 	rm -rf $(VENV)

@@ -138,7 +138,7 @@ def test_another_version_is_told_as_such(key):
 
 @pytest.mark.parametrize("length", [0, 24, 26])
 def test_a_device_id_has_25_bytes(length):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="has 25 bytes"):
         DeviceID(bytes(length))
 
 

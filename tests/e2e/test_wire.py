@@ -144,15 +144,16 @@ def test_an_unknown_command_is_refused(command: int) -> None:
         Target.decode((bytes([command]) + b"\x04home\0\x50").ljust(PAD_BLOCK, b"\0"))
 
 
-def init_with(*, flags: int = 0, purpose: int = 1, params: bytes = b"") -> bytes:
-    body = bytes(129) + bytes([flags, purpose]) + len(params).to_bytes(2, "big") + params
+def init_with(*, flags: int = 0, invite: bytes = b"", purpose: int = 1, params: bytes = b"") -> bytes:
+    body = bytes(129) + bytes([flags]) + invite + bytes([purpose]) + len(params).to_bytes(2, "big") + params
     return body + bytes(-len(body) % PAD_BLOCK)
 
 
 @pytest.mark.parametrize("flags", [2, 3, 128])
-def test_unknown_flags_of_init_are_refused(flags: int) -> None:
+@pytest.mark.parametrize("invite", [b"", bytes(40)])
+def test_unknown_flags_of_init_are_refused(flags: int, invite: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
-        Init.decode(init_with(flags=flags))
+        Init.decode(init_with(flags=flags, invite=invite))
 
 
 @pytest.mark.parametrize("purpose", [0, 3])

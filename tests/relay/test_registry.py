@@ -114,6 +114,15 @@ def test_admission_list_without_its_start_or_from_no_agent_is_refused(registry: 
     assert refusal(registry.set_admission, "forward", admission()).reason is Reason.PROTOCOL
 
 
+def test_another_instance_of_the_same_device_does_not_set_the_agents_list(registry: Registry[str]) -> None:
+    bring_agent(registry)
+    registry.join("forward", HOME)
+    registry.add_control("forward", Role.FORWARD, SECOND)
+
+    assert refusal(registry.set_admission, "forward", admission(enrolled=True)).reason is Reason.PROTOCOL
+    assert refusal(registry.admit, STRANGER, HOME, None).reason is Reason.PEER_UNAVAILABLE
+
+
 def test_too_long_an_admission_list_is_refused_and_the_old_one_stays(registry: Registry[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ADMISSION", 2)
     bring_agent(registry)

@@ -263,6 +263,21 @@ async def test_an_unenrolled_device_that_was_banned_stays_banned(store: Store, c
     assert device.banned
 
 
+async def test_an_enrolment_that_fails_half_way_has_spent_no_token(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await store.add_operator_token(TOKEN, uses=1, lifetime=DAY)
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_sponsor", fail)
+        with pytest.raises(StateError):
+            await register(store, HOME, TOKEN)
+
+    assert await store.device(HOME.device_id) is None
+    assert await register(store, HOME, TOKEN)
+
+
 async def test_a_cancelled_caller_leaves_a_whole_transaction(store: Store) -> None:
     await store.add_operator_token(TOKEN, uses=1, lifetime=DAY)
     with anyio.CancelScope() as scope:
