@@ -99,6 +99,7 @@ class Call:
     refuses: bool = False  #: the target does
     slow: anyio.Event | None = None  #: set when the target answers
     targets: list[Peer] = field(default_factory=list)
+    dialled: list[WireStream] = field(default_factory=list)  #: the agent's ends of the connections to them
     outcome: str = ""  #: "done", "reset" or the name of a reason, once it is over
     tunnel: str = ""
     is_spoilt: bool = False  #: one of its ends has reset it

@@ -14,7 +14,7 @@ settings.register_profile("deep", max_examples=3000, stateful_step_count=120, de
 
 _DEEP: Final = settings.get_current_profile_name() == "deep"
 SETTINGS: Final = settings(
-    max_examples=3000 if _DEEP else 30,
+    max_examples=3000 if _DEEP else 25,
     stateful_step_count=120 if _DEEP else 40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

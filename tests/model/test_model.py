@@ -64,6 +64,7 @@ class System(RuleBasedStateMachine):
             raise Failure(Reason.CONNECTION_REFUSED, Speaker.AGENT)
         wire = Wire("agent", "target", immediate=True)
         call.targets.append(Peer(wire.far))
+        call.dialled.append(wire.near)
         return wire.near
 
     def run(self, *, calm: bool) -> None:
@@ -81,9 +82,9 @@ class System(RuleBasedStateMachine):
 
     # people
 
-    @initialize(two=st.booleans())
-    def pair(self, two: bool) -> None:
-        self.invite(2 if two else 1, ANYWHERE_NEAR, None)
+    @initialize(two=st.booleans(), where=st.sampled_from([ANYWHERE_NEAR, ONE_HOST]))
+    def pair(self, two: bool, where: tuple[str, ...] = ANYWHERE_NEAR) -> None:
+        self.invite(2 if two else 1, where, None)
         for name in FORWARDS if two else ("one",):
             self.redeem(name, 0, calm=True)
         assert self.book.is_in("one", self.house.now)
@@ -143,7 +144,7 @@ class System(RuleBasedStateMachine):
             self.peaceful = False
             self.book.revoked(name)
         for call in self.calls:
-            assert call.forward != name or all(target.stream.broken() for target in call.targets), "a revoke has left a connection"
+            assert call.forward != name or all(stream.closed for stream in call.dialled), "a revoke has left a connection"
         self.run(calm=False)
 
     # apps and targets
@@ -366,6 +367,23 @@ def test_a_tunnel_is_used_again_in_this_world() -> None:
         first, second, third = (call.tunnel for call in system.calls)
         assert second == f"{first}.1"
         assert third == f"{first}.2"
+    finally:
+        system.teardown()
+
+
+def test_what_one_target_may_have_heard_is_said_to_no_other() -> None:
+    system = System()
+    try:
+        system.pair(two=False)
+        system.call("one", "", 5, "slow", calm=True)
+        system.targets_answer(calm=False)
+        assert [bytes(target.heard) for target in system.calls[0].targets] == [PATTERN[:5]]
+        for wire in system.house.wires:
+            wire.cut()
+        system.peaceful = False
+        system.run(calm=True)
+        system.nothing_is_wrong()
+        assert system.calls[0].outcome == "TUNNEL_LOST"
     finally:
         system.teardown()
 
