@@ -60,6 +60,7 @@ RANKS: dict[str, tuple[str, ...]] = {
     ),
     "plumbing": (
         "buffers",
+        "rawsocket",
         "rawstream",
         "peeruser",
         "userguard",

@@ -138,9 +138,11 @@ async def test_a_closed_socket_is_of_no_use() -> None:
     sock = bind_datagrams("127.0.0.1")
     address = (sock.local.host, sock.local.port)
     sock.close()
-    for use in (sock.receive, sock.receive_from, lambda: sock.send(b""), lambda: sock.send_to(b"", address), lambda: sock.local):
+    for use in (sock.receive, sock.receive_from, lambda: sock.send(b""), lambda: sock.send_to(b"", address)):
         with pytest.raises(anyio.ClosedResourceError):
             use()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        _ = sock.local
     with pytest.raises(anyio.ClosedResourceError):
         await sock.wait_readable()
 

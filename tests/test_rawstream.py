@@ -9,7 +9,8 @@ import pytest
 from tests.streams import fill, reset_socket, tcp_pair, unix_pair
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
-from tuunel.rawstream import RawStream, host_port_of, receive_chunk, send_bytes
+from tuunel.rawsocket import host_port_of
+from tuunel.rawstream import RawStream, receive_chunk, send_bytes
 
 pytestmark = pytest.mark.anyio
 

@@ -5,11 +5,10 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-import anyio
-
 from tuunel.address import HostPort
 from tuunel.errors import ListenError
-from tuunel.rawstream import Bytes, SocketAddress, host_port_of
+from tuunel.rawsocket import RawSocket, SocketAddress
+from tuunel.rawstream import Bytes
 
 RECEIVE_SIZE: Final = 65536  # bytes; UDP over IPv6 carries 65,527 (RFC 768, RFC 8200), so that no datagram is ever cut short
 # Bytes that the kernel is asked to hold for a socket, each way: four of the largest datagrams. Some systems send no datagram that is
@@ -25,45 +24,19 @@ _ADVICE: Final = {
 }
 
 
-class DatagramSocket:
+class DatagramSocket(RawSocket):
     """A UDP socket, connected or bound. Owns `sock`.
 
-    Sending and receiving never wait. SO_BROADCAST is not set, so nothing here reaches a broadcast address. After `close` every call
-    that needs the socket raises anyio.ClosedResourceError, also in a task that waits.
+    Sending and receiving never wait. SO_BROADCAST is not set, so nothing here reaches a broadcast address.
     """
 
-    __slots__ = ("_closed", "_sock", "_waiting")
+    __slots__ = ()
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(0)
+        super().__init__(sock)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             with suppress(OSError):  # the system allows less: what it gave stays
                 sock.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER)
-        self._sock = sock
-        self._closed = False
-        self._waiting = 0
-
-    @property
-    def local(self) -> HostPort:
-        """This end's address; an IPv4 address is written as one even on a dual-stack socket."""
-        self._check_open()
-        return host_port_of(self._sock.getsockname())
-
-    def fileno(self) -> int:
-        """The descriptor, -1 once closed. It stays this socket's own."""
-        return -1 if self._closed else self._sock.fileno()
-
-    async def wait_readable(self) -> None:
-        """Wait until a datagram or an error can be received. Always yields to other tasks."""
-        self._check_open()
-        self._waiting += 1
-        try:
-            await anyio.wait_readable(self._sock)
-        finally:
-            self._waiting -= 1
-            if self._closed and not self._waiting:
-                self._sock.close()
-        self._check_open()
 
     def receive(self) -> bytes | None:
         """Take the next datagram, whole; None when there is none.
@@ -119,21 +92,6 @@ class DatagramSocket:
         except OSError as error:
             return _is_lost(error)
         return True
-
-    def close(self) -> None:
-        """Close; tasks that wait on the socket get anyio.ClosedResourceError. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._waiting:
-            # The descriptor must not be reused while a wait on it is still winding up: the last waiter closes it.
-            anyio.notify_closing(self._sock)
-        else:
-            self._sock.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise anyio.ClosedResourceError
 
 
 def _is_lost(error: OSError) -> bool:

@@ -18,7 +18,8 @@ from anyio.abc import TaskGroup
 
 from tuunel.address import HostPort
 from tuunel.errors import ListenError, TuunelError
-from tuunel.rawstream import RESET_ON_CLOSE, RawStream, host_port_of
+from tuunel.rawsocket import host_port_of
+from tuunel.rawstream import RESET_ON_CLOSE, RawStream
 from tuunel.statefile import locked
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")

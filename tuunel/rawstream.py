@@ -9,13 +9,13 @@ import socket
 import struct
 import sys
 from contextlib import suppress
-from ipaddress import IPv6Address, ip_address
 from typing import Final, Protocol, TypeAlias
 
 import anyio
 
 from tuunel.address import HostPort
 from tuunel.buffers import MAX_BODY, BufferPool
+from tuunel.rawsocket import RawSocket, host_port_of
 
 LINGER_TIME: Final = 2.0  # seconds that a closing side waits for the other's end; no longer than a command may take to exit
 KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 minutes instead of 2 hours
@@ -25,7 +25,6 @@ KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 mi
 )
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 END_ON_CLOSE: Final = struct.pack("ii", 0, 0)  # struct linger: off, which is the default
-SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
 
@@ -66,22 +65,19 @@ class Conduit(Protocol):
         """Whether the peer has reset the connection, seen without reading. A clean end, read or not, is not broken."""
 
 
-class RawStream:
+class RawStream(RawSocket):
     """A connected stream socket (TCP or unix) as a Conduit and as a plain byte stream. Owns `sock`.
 
     Sets TCP_NODELAY and keepalive, and never TCP_USER_TIMEOUT: that would kill a live peer which merely does not read.
     """
 
-    __slots__ = ("_closed", "_eof_read", "_eof_written", "_sock", "_unix", "_waiting")
+    __slots__ = ("_eof_read", "_eof_written", "_unix")
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(0)
-        self._sock = sock
+        super().__init__(sock)
         self._unix = sock.family == socket.AF_UNIX
         self._eof_read = False
         self._eof_written = False
-        self._closed = False
-        self._waiting = 0
         if not self._unix:
             _set_options(sock)
 
@@ -96,40 +92,11 @@ class RawStream:
         return self._unix
 
     @property
-    def local(self) -> HostPort:
-        """This end's address; an IPv4 address is written as one even on a dual-stack socket. Not for unix sockets."""
-        return host_port_of(self._sock.getsockname())
-
-    @property
     def peer(self) -> HostPort:
         """The other end's address, as `local`. OSError once the connection is gone."""
         return host_port_of(self._sock.getpeername())
 
-    def fileno(self) -> int:
-        """The descriptor, -1 once closed. It stays this stream's own."""
-        return -1 if self._closed else self._sock.fileno()
-
     # Conduit
-
-    async def wait_readable(self) -> None:
-        """Wait until bytes, an end or an error can be read. Always yields to other tasks."""
-        self._check_open()
-        self._waiting += 1
-        try:
-            await anyio.wait_readable(self._sock)
-        finally:
-            self._stop_waiting()
-        self._check_open()
-
-    async def wait_writable(self) -> None:
-        """Wait until something can be written. Always yields to other tasks."""
-        self._check_open()
-        self._waiting += 1
-        try:
-            await anyio.wait_writable(self._sock)
-        finally:
-            self._stop_waiting()
-        self._check_open()
 
     def read_into(self, buffer: memoryview, limit: int) -> int | None:
         """Read up to `limit` bytes into `buffer[1:]`: how many, 0 at the end, None when there is nothing yet."""
@@ -249,26 +216,6 @@ class RawStream:
         except BlockingIOError:
             return 0
 
-    def close(self) -> None:
-        """Close without lingering; tasks that wait on the stream get anyio.ClosedResourceError. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._waiting:
-            # The descriptor must not be reused while a wait on it is still winding up: the last waiter closes it.
-            anyio.notify_closing(self._sock)
-        else:
-            self._sock.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise anyio.ClosedResourceError
-
-    def _stop_waiting(self) -> None:
-        self._waiting -= 1
-        if self._closed and not self._waiting:
-            self._sock.close()
-
 
 async def receive_chunk(conduit: Conduit, buffers: BufferPool, limit: int = 65536) -> bytes:
     """Wait for the next bytes of a conduit, as bytes: for parsers, not for bulk. b"" is the peer's clean end."""
@@ -302,10 +249,3 @@ def _set_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def host_port_of(address: SocketAddress) -> HostPort:
-    """A TCP socket's address as the socket module gives it; an IPv4 address that a dual-stack socket has mapped is unwrapped."""
-    ip = ip_address(address[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
-    return HostPort(str(mapped or ip), address[1])

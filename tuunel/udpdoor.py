@@ -15,7 +15,8 @@ from tuunel.frontdoor import EARLY_LIMIT
 from tuunel.listeners import Announcement
 from tuunel.outbound import Associate, Datagrams
 from tuunel.pump import BROKEN
-from tuunel.rawstream import RawStream, SocketAddress, host_port_of
+from tuunel.rawsocket import SocketAddress, host_port_of
+from tuunel.rawstream import RawStream
 from tuunel.socks.protocol import AssociateRequest, SocksDoor
 from tuunel.socks.udp import read_datagram
 
