@@ -18,6 +18,8 @@ from tuunel.statefile import StateFile
 
 VERSION: Final = 1
 DEFAULT_TARGETS: Final = ("*",)
+INVITE_ID: Final = 8  # bytes: docs/spec/names.md section 6
+PROOF_KEY: Final = 32
 MAX_NAME: Final = 64  # characters of a client's name: it must fit a row of the table
 MAX_TARGETS: Final = 64  # patterns in one invite: each is tried at every open
 MAX_USES: Final = 1000
@@ -342,8 +344,8 @@ def _decode(content: dict[str, Any]) -> _Book:
         ),
         invites=tuple(
             OpenInvite(
-                id=bytes.fromhex(i["id"]),
-                proof_key=bytes.fromhex(i["proof_key"]),
+                id=_exactly(INVITE_ID, i["id"]),
+                proof_key=_exactly(PROOF_KEY, i["proof_key"]),
                 targets=_targets(i["targets"]),
                 uses=_whole(i["uses"]),
                 expires=_whole(i["expires"]),
@@ -360,6 +362,13 @@ def _decode(content: dict[str, Any]) -> _Book:
 
 def _targets(texts: list[str]) -> tuple[str, ...]:
     return tuple(str(parse_target_pattern(text)) for text in texts)
+
+
+def _exactly(length: int, text: str) -> bytes:
+    data = bytes.fromhex(text)
+    if len(data) != length:
+        raise ValueError(f"{text!r} has not {length} bytes")
+    return data
 
 
 def _whole(value: object) -> int:

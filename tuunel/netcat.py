@@ -137,9 +137,12 @@ def _connect(door: socket.socket, target: HostPort) -> tuple[int, bytes]:
             raise Failure(Reason.TUNNEL_LOST, detail="the proxy ended before it answered")
         head += chunk
     head, _, first = head.partition(b"\r\n\r\n")
-    status, headers = _parse_head(head.decode("latin-1"))
-    if status == 200:
-        return int(headers[CONNECTION_HEADER.lower()]), first
+    try:
+        status, headers = _parse_head(head.decode("latin-1"))
+        if status == 200:
+            return int(headers[CONNECTION_HEADER.lower()]), first
+    except (IndexError, KeyError, ValueError) as error:
+        raise Failure(Reason.INTERNAL, detail="what listens at the proxy's socket does not answer as one") from error
     known = parse_proxy_status(headers.get("proxy-status", ""))
     speaker, reason, detail = known if known else (Speaker.LOCAL, Reason.INTERNAL, f"the proxy answered {status}")
     raise Failure(reason, speaker, detail)

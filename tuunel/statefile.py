@@ -31,8 +31,9 @@ def read_private(path: Path) -> bytes | None:
     try:
         # non-blocking, so that a FIFO in its place is refused instead of waited for
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - opens a descriptor
-            check_private(path, os.fstat(file.fileno()))
-            data = file.read(MAX_SIZE + 1)
+            status = os.fstat(file.fileno())
+            check_private(path, status)
+            data = file.read(min(status.st_size, MAX_SIZE) + 1)  # no more: a read takes as much memory as it is asked for
     except FileNotFoundError:
         return None
     except OSError as error:

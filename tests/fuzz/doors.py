@@ -83,7 +83,7 @@ def _check_door(kind: type[SocksDoor], data: bytes) -> None:
     ],
 )
 def socks5(data: bytes) -> None:
-    """Any bytes, in any pieces, are one request, one answered refusal or RemoteProtocolError, hold 513 bytes and need the password."""
+    """Any bytes, in any pieces, are one request, one answered refusal or RemoteProtocolError, hold 520 bytes and need the password."""
     _check_door(Socks5Door, data)
 
 
@@ -98,7 +98,7 @@ def socks5(data: bytes) -> None:
     ],
 )
 def socks4(data: bytes) -> None:
-    """Any bytes, in any pieces, are one request, one answered refusal or RemoteProtocolError, hold 513 bytes and pass no password."""
+    """Any bytes, in any pieces, are one request, one answered refusal or RemoteProtocolError, hold 520 bytes and pass no password."""
     _check_door(Socks4Door, data)
 
 

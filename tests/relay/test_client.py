@@ -99,7 +99,10 @@ async def test_what_is_no_relay_fails_with_a_reason(answer: bytes) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(speak)
             failure = await failure_of(relay.known)
-        assert failure.reason in {Reason.PROTOCOL, Reason.RELAY_UNREACHABLE, Reason.RELAY_UNTRUSTED, Reason.VERSION}
+        if answer:
+            assert failure.reason in {Reason.PROTOCOL, Reason.RELAY_UNTRUSTED, Reason.VERSION}
+        else:  # it may be starting, or full: an agent must try again
+            assert failure.reason is Reason.RELAY_UNREACHABLE
 
 
 async def test_a_connection_that_ends_or_breaks_or_is_closed_here_is_told_as_lost() -> None:

@@ -42,9 +42,11 @@ def test_another_version_is_refused_at_once(read, hexadecimal, message) -> None:
 
 
 def test_the_longest_message_has_its_length() -> None:
-    longest = b"\x01\xff" + b"u" * 255 + b"\xff" + b"p" * 255
-    assert len(longest) == wire.MAX_MESSAGE
-    assert wire.read_password(longest) == ((b"u" * 255, b"p" * 255), wire.MAX_MESSAGE)
+    password = b"\x01\xff" + b"u" * 255 + b"\xff" + b"p" * 255
+    assert wire.read_password(password) == ((b"u" * 255, b"p" * 255), len(password))
+    longest = b"\x04\x01\x00\x50\x00\x00\x00\x01" + b"u" * 255 + b"\x00" + b"n" * 255 + b"\x00"
+    assert wire.read_socks4_request(longest) == (wire.Socks4Request(1, "n" * 255, 80), wire.MAX_MESSAGE)
+    assert len(password) < len(longest) == wire.MAX_MESSAGE
 
 
 @pytest.mark.parametrize("head", [b"", b"\x00"])

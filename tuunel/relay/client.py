@@ -136,7 +136,7 @@ async def _shake_hands(
             if data:
                 handshake.receive_data(data)
             else:
-                handshake.receive_eof()
+                raise _lost()  # no wrong byte came: it may be restarting, or full
         await stream.send_all(handshake.data_to_send())
         if isinstance(event, Welcomed):
             return HopConnection(stream, event.channel, event.welcome)

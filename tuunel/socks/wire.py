@@ -16,7 +16,7 @@ VERSION_5: Final = 0x05
 VERSION_4: Final = 0x04
 VERSION_AUTH: Final = 0x01  # of the RFC 1929 sub-negotiation
 
-MAX_MESSAGE: Final = 513  # the longest is RFC 1929: ver 1 | ulen 1 | uname 255 | plen 1 | passwd 255
+MAX_MESSAGE: Final = 520  # the longest is SOCKS4a's: ver 1 | cmd 1 | port 2 | address 4 | user ID 255 | 00 | name 255 | 00
 MAX_SOCKS4_FIELD: Final = 255  # user ID and name have no length field in SOCKS4: the ceiling is SOCKS5's
 
 
