@@ -143,15 +143,14 @@ class EvilTunnels(Tunnels):
 
     async def approach(self, agent: DeviceID, paired: PairedAgent) -> ReadyConnection:
         """One of the agent's connections, told PAIRED although nobody has asked for it, and switched. The caller closes it."""
-        nobody = object()
+        waiting = self._registry._agents[agent].parked
         while True:
-            ready = self._registry.take(nobody, agent)
-            self._registry.withdraw(nobody)
-            self._switchboard.tell_demand(agent)
+            while not waiting:
+                await anyio.lowlevel.checkpoint()
+            ready = self._registry.take(object(), agent)
             if isinstance(ready, ReadyConnection) and await super()._pair_agent(ready, paired, claim=True):
                 assert isinstance(await ready.receive(), Switch)
                 return ready
-            await anyio.lowlevel.checkpoint()
 
 
 class EvilRelay(RelayServer):

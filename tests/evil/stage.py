@@ -1,8 +1,8 @@
 """The real roles that the evil relay attacks: an agent, a forward proxy, an app, a target, and a decoy that nobody asks for."""
 
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 
 import anyio
@@ -81,8 +81,9 @@ async def ask(proxy: Running[Proxy], port: int, says: bytes, device: str = "home
         told = parse_proxy_status(status[1]) if status else None
         return Talk(str(told[1]) if told else f"refused without a reason: {refusal}")
     heard = bytearray()
-    with anyio.fail_after(PATIENCE):
+    with closing(stream), anyio.move_on_after(PATIENCE):
         return Talk(await speak(stream, says, heard), bytes(heard))
+    return Talk("nothing", bytes(heard))
 
 
 @dataclass
@@ -145,6 +146,12 @@ class Stage:
     def standbys(self) -> int:
         return sum(len(standbys.waiting) for standbys in self.proxy.role._reach.tunnels._standbys.values())
 
+    async def forget_dials(self) -> None:
+        """The next request shakes hands with the relay anew."""
+        for dials in self.proxy.role._reach.tunnels._dials.values():
+            await until(lambda dials=dials: not dials._filling)
+            dials.drop()
+
     def forget_standbys(self) -> None:
         """The next request opens a tunnel of its own."""
         for standbys in self.proxy.role._reach.tunnels._standbys.values():
@@ -157,17 +164,17 @@ class Stage:
         whole = story.outcome == CLEAN and story.heard == TARGET_WORDS
         return whole and [visit.received for visit in story.visits] == [APP_WORDS] and not any(story.alarms.values())
 
-    async def attack(self, plot: Plot, expected: Expected) -> list[str]:
-        """Let the app ask while the relay attacks: the promises that were broken, then and for the next honest request."""
-        return [*await self.endure(plot, expected), *await self.aftermath()]
+    async def attack(self, attacks: Iterable[tuple[str, Plot, Expected]]) -> dict[str, list[str]]:
+        """Let the app ask while the relay attacks, once for each: the promises that were broken, then and for the next honest request."""
+        found = {name: await self.endure(plot, expected) for name, plot, expected in attacks}
+        if not await self.serves_honestly():
+            found["an honest request"] = ["did not get through afterwards"]
+        return {name: broken for name, broken in found.items() if broken}
 
     async def endure(self, plot: Plot, expected: Expected) -> list[str]:
         """The promises that were broken while the relay attacked."""
         self.begin(plot)
         return breaches(await self.story(await self.ask()), expected)
-
-    async def aftermath(self) -> list[str]:
-        return [] if await self.serves_honestly() else ["no honest connection afterwards"]
 
 
 @asynccontextmanager

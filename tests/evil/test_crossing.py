@@ -13,7 +13,6 @@ from tests.world import Running
 from tuunel.e2e.handshake import ACCEPT_HEADER, INIT_HEADER
 from tuunel.errors import Reason
 from tuunel.events import Alarm, Ready
-from tuunel.pool import ATTEMPTS
 from tuunel.proxy import Proxy
 from tuunel.pump import PumpEnd
 from tuunel.rawstream import RawStream
@@ -83,7 +82,7 @@ class Cross(Plot):
 
 @pytest.mark.parametrize(
     ("behind", "outcomes", "dials"),
-    [(0, ends(Reason.TUNNEL_LOST), 0), (1, ends(Reason.TUNNEL_LOST), ATTEMPTS), (3, ends(RESET), 1)],
+    [(0, ends(Reason.TUNNEL_LOST), 0), (1, ends(Reason.TUNNEL_LOST), 1), (3, ends(RESET), 1)],
     ids=["from INIT on", "behind the handshake", "behind the first bytes"],
 )
 async def test_crossed_tunnels_carry_nothing(stage: Stage, others: OtherPair, behind: int, outcomes: frozenset[str], dials: int) -> None:

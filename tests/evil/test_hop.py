@@ -4,8 +4,8 @@ It owns the hop's keys, so all of it is genuine. It can refuse and it can distur
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -69,27 +69,27 @@ def welcome(device: DeviceID) -> Welcome:
     return Welcome(device, HostPort("203.0.113.1", 1), 0, Limits(0, 0, 0))
 
 
-ANSWERS: dict[str, tuple[Words, Expected]] = {
-    "bytes that no key has sealed": (lambda pipe: [JUNK], NOT_UNDERSTOOD),
-    "an unknown message": (lambda pipe: [seal_raw(pipe.forward, b"\xff")], NOT_UNDERSTOOD),
-    "an empty record": (lambda pipe: [seal_raw(pipe.forward, b"")], NOT_UNDERSTOOD),
-    "a second WELCOME": (lambda pipe: [welcome(pipe.forward.device)], NOT_UNDERSTOOD),
-    "the agent's PAIRED": (lambda pipe: [PairedAgent(bytes(65), bytes(92))], NOT_UNDERSTOOD),
-    "SWITCH": (lambda pipe: [Switch()], NOT_UNDERSTOOD),
-    "PAIRED twice": (lambda pipe: [paired(pipe), paired(pipe)], NOT_UNDERSTOOD),
-    "ERROR behind PAIRED": (lambda pipe: [paired(pipe), HopError(Reason.SHUTDOWN)], NOT_UNDERSTOOD),
-    "bytes behind PAIRED": (lambda pipe: [paired(pipe), JUNK], NOT_UNDERSTOOD),
-    "PAIRED behind PONGs that nobody asked for, and then nothing true": (
-        lambda pipe: [Pong(bytes(8)), Pong(bytes(8)), paired(pipe), b"\x01\x10", bytes(272)],
-        NOT_UNDERSTOOD,
-    ),
+ANSWERS: dict[str, Words] = {
+    "bytes that no key has sealed": lambda pipe: [JUNK],
+    "an unknown message": lambda pipe: [seal_raw(pipe.forward, b"\xff")],
+    "an empty record": lambda pipe: [seal_raw(pipe.forward, b"")],
+    "a second WELCOME": lambda pipe: [welcome(pipe.forward.device)],
+    "the agent's PAIRED": lambda pipe: [PairedAgent(bytes(65), bytes(92))],
+    "SWITCH": lambda pipe: [Switch()],
+    "PAIRED twice": lambda pipe: [paired(pipe), paired(pipe)],
+    "ERROR behind PAIRED": lambda pipe: [paired(pipe), HopError(Reason.SHUTDOWN)],
+    "bytes behind PAIRED": lambda pipe: [paired(pipe), JUNK],
+    "PONGs that nobody asked for, PAIRED, and nothing true": lambda pipe: [
+        Pong(bytes(8)),
+        Pong(bytes(8)),
+        paired(pipe),
+        bytes(272),
+    ],
 }
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-async def test_an_answer_to_open_that_is_none_fails_with_a_name(stage: Stage, name: str) -> None:
-    words, expected = ANSWERS[name]
-    assert await stage.attack(Answer(words), expected) == []
+async def test_an_answer_to_open_that_is_none_fails_with_a_name(stage: Stage) -> None:
+    assert await stage.attack((name, Answer(words), NOT_UNDERSTOOD) for name, words in ANSWERS.items()) == {}
 
 
 class HangUp(Plot):
@@ -114,12 +114,12 @@ class Refuse(Plot):
 
 
 async def test_no_answer_at_all_fails_with_a_name(stage: Stage) -> None:
-    assert await stage.attack(HangUp(), NO_RELAY) == []
+    assert await stage.attack([("no answer", HangUp(), NO_RELAY)]) == {}
 
 
-@pytest.mark.parametrize("reason", [Reason.PEER_UNAVAILABLE, Reason.DEVICE_BANNED, Reason.INTERNAL])
-async def test_a_refusal_is_told_as_what_the_relay_said(stage: Stage, reason: Reason) -> None:
-    assert await stage.attack(Refuse(reason), Expected(ends(reason))) == []
+async def test_a_refusal_is_told_as_what_the_relay_said(stage: Stage) -> None:
+    reasons = [Reason.PEER_UNAVAILABLE, Reason.DEVICE_BANNED, Reason.INTERNAL]
+    assert await stage.attack((reason, Refuse(reason), Expected(ends(reason))) for reason in reasons) == {}
 
 
 # What the agent gets
@@ -139,11 +139,9 @@ class ToAgent(Plot):
             await super().switch(pipe)
 
 
-@pytest.mark.parametrize(
-    "words", [[PairedAgent(bytes(65), bytes(92))], [HopError(Reason.SHUTDOWN)], [JUNK]], ids=["PAIRED", "ERROR", "junk"]
-)
-async def test_what_follows_paired_at_the_agent_is_no_client(stage: Stage, words: list[bytes | Message]) -> None:
-    assert await stage.attack(ToAgent(words), LOST) == []
+async def test_what_follows_paired_at_the_agent_is_no_client(stage: Stage) -> None:
+    second: list[bytes | Message] = [PairedAgent(bytes(65), bytes(92)), HopError(Reason.SHUTDOWN), JUNK]
+    assert await stage.attack((str(word), ToAgent([word]), LOST) for word in second) == {}
 
 
 # What comes unasked
@@ -167,19 +165,19 @@ async def test_what_nobody_asked_for_costs_a_connection_and_no_more(stage: Stage
     for connection in relay.connections(kind):
         plot.struck += 1
         await connection.stream.send_all(spoken(connection, words))
-    assert await stage.attack(plot, UNHARMED) == []
+    assert await stage.attack([(name, plot, UNHARMED)]) == {}
 
 
 # What the handshake says
 
 
-@contextmanager
-def lying(stage: Stage, patch: pytest.MonkeyPatch, lie: Callable[[pytest.MonkeyPatch], object]) -> Iterator[Plot]:
-    """A relay that lies in every handshake from now on, and has lost the connections that waited."""
+@asynccontextmanager
+async def lying(stage: Stage, patch: pytest.MonkeyPatch, lie: Callable[[pytest.MonkeyPatch], object]) -> AsyncIterator[Plot]:
+    """A relay that lies in every handshake from now on, when no connection waits for the next request."""
     plot = Plot()
+    await stage.forget_dials()
     with patch.context() as lies:
         lie(lies)
-        stage.relay.role.hang_up(DialConnection)
         plot.struck += 1
         yield plot
 
@@ -240,13 +238,13 @@ LIES: dict[str, tuple[Callable[[pytest.MonkeyPatch], object], Expected]] = {
 @pytest.mark.parametrize("name", LIES)
 async def test_a_lie_in_the_hop_handshake_opens_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     lie, expected = LIES[name]
-    with lying(stage, monkeypatch, lie) as plot:
+    async with lying(stage, monkeypatch, lie) as plot:
         assert await stage.endure(plot, expected) == []
     assert await stage.serves_honestly()
 
 
 async def test_lies_about_address_and_time_reach_the_agent_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    with lying(stage, monkeypatch, as_handshake(Liar)) as plot:
+    async with lying(stage, monkeypatch, as_handshake(Liar)) as plot:
         stage.relay.role.hang_up(ReadyConnection)
         assert await stage.endure(plot, UNHARMED) == []
 
@@ -256,7 +254,7 @@ async def test_another_relay_in_its_place_is_an_alarm(stage: Stage) -> None:
     genuine = role.credentials
     role.credentials = make_leaf(make_root(fresh_key(), now), fresh_key(), now)
     try:
-        stage.relay.role.hang_up(DialConnection)
+        await stage.forget_dials()
         plot = Plot()
         plot.struck += 1
         assert await stage.endure(plot, Expected(ends(Reason.RELAY_UNTRUSTED), frozenset({FORWARD}))) == []

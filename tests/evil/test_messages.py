@@ -7,13 +7,13 @@ import pytest
 from tests.evil.relay import Pieces, Plot
 from tests.evil.stage import CUT_SHORT, LOST, UNHARMED, Stage, ends
 from tests.evil.verdict import CLEAN, RESET, Expected
+from tuunel import pool
 from tuunel.errors import Reason
-from tuunel.pool import ATTEMPTS
 
 pytestmark = pytest.mark.anyio
 
-DIALLED = Expected(ends(Reason.TUNNEL_LOST), dials=ATTEMPTS)
-SOONER_OR_LATER = Expected(ends(RESET, Reason.TUNNEL_LOST), dials=ATTEMPTS)
+DIALLED = Expected(ends(Reason.TUNNEL_LOST), dials=1)
+SOONER_OR_LATER = Expected(ends(RESET, Reason.TUNNEL_LOST), dials=1)
 Change = Callable[["Meddle", bytes], Pieces]
 
 
@@ -129,18 +129,22 @@ IN_STREAM: dict[str, Change] = {
 }
 
 
-@pytest.mark.parametrize("name", IN_HANDSHAKE)
-async def test_a_handshake_that_was_meddled_with_opens_nothing(stage: Stage, name: str) -> None:
-    way, at, change, expected = IN_HANDSHAKE[name]
-    assert await stage.attack(Meddle(way, at, change), expected) == []
+async def test_a_handshake_that_was_meddled_with_opens_nothing(stage: Stage) -> None:
+    assert await stage.attack((name, Meddle(way, at, change), told) for name, (way, at, change, told) in IN_HANDSHAKE.items()) == {}
+
+
+async def test_each_of_several_attempts_ends_alike(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "ATTEMPTS", 3)
+    init, accept = Meddle("up", 0, flip(0)), Meddle("down", 0, flip(20))
+    dialled = Expected(ends(Reason.TUNNEL_LOST), dials=3)
+    assert await stage.attack([("INIT", init, LOST), ("ACCEPT", accept, dialled)]) == {}
+    assert (init.struck, accept.struck) == (3, 3)
 
 
 @pytest.mark.parametrize("name", IN_STREAM)
 async def test_no_byte_that_was_meddled_with_reaches_an_app(stage: Stage, name: str) -> None:
     places = [("up", 2), ("up", 4), ("down", 3)]
-    found = {place: await stage.endure(Meddle(*place, IN_STREAM[name]), CUT_SHORT) for place in places}
-    assert {at: broken for at, broken in found.items() if broken} == {}
-    assert await stage.serves_honestly()
+    assert await stage.attack((f"{way} {at}", Meddle(way, at, IN_STREAM[name]), CUT_SHORT) for way, at in places) == {}
 
 
 class Wait(Plot):
@@ -164,7 +168,7 @@ class Wait(Plot):
         return self._wait(message)
 
 
-@pytest.mark.parametrize(("turns", "crumb"), [(300, 1 << 20), (0, 400), (3, 1 << 20)])
-async def test_delay_is_no_attack(stage: Stage, turns: int, crumb: int) -> None:
-    assert await stage.attack(Wait(turns, crumb), UNHARMED) == []
+async def test_delay_is_no_attack(stage: Stage) -> None:
+    delays = {"long": Wait(300, 1 << 20), "in crumbs": Wait(0, 400), "short": Wait(3, 1 << 20)}
     assert UNHARMED.ends == {CLEAN}
+    assert await stage.attack((name, delay, UNHARMED) for name, delay in delays.items()) == {}

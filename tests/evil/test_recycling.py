@@ -3,20 +3,18 @@
 A request on such a tunnel fails over to a new one, so the app notices nothing; but nothing of one use is ever taken for another's.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 
 import anyio
 import pytest
 
-from tests.evil import stage as stages
 from tests.evil.relay import GONE, Cut, Messages, Pieces, Plot
 from tests.evil.stage import CUT_SHORT, Stage, ends
 from tests.evil.verdict import CLEAN, RESET, TARGET_WORDS, Expected, breaches
 from tests.world import connect_through, until
 from tuunel import pool
 from tuunel.e2e.handshake import INIT_HEADER
-from tuunel.pool import ATTEMPTS
 from tuunel.pump import PumpEnd
 from tuunel.rawstream import RawStream
 from tuunel.relay.switchboard import Pipe
@@ -27,18 +25,17 @@ ONE_BYTE = 21  #: bytes of a record with a body of one: FIN and RESET, and no ot
 KEY_UPDATE, CONNECT = 1, 2  #: the messages behind F's FIN; behind R's, in the second place, CONNECTED
 CONNECTED = 2
 BYTES = 5
+ATTEMPTS = 3
 ELSEWHERE = Expected(ends(CLEAN), dials=1)
 DIALLED_TWICE = Expected(ends(CLEAN), dials=2)  #: the agent had dialled when the forward proxy found its tunnel spoilt
 Change = Callable[["NextUse", bytes], Pieces]
 
 
-@pytest.fixture(scope="module")
-async def stage(anyio_backend: str) -> AsyncIterator[Stage]:
-    """A stage with no standbys but tunnels that were used before."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "STANDBY", 0)
-        async with stages.stage() as made:
-            yield made
+@pytest.fixture(autouse=True)
+def spares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tunnels that have been used are kept, and a request that loses one tries the next."""
+    monkeypatch.setattr(pool, "LARGEST_STANDBY", 4)
+    monkeypatch.setattr(pool, "ATTEMPTS", ATTEMPTS)
 
 
 class NextUse(Plot):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 #: up: INIT, CONNECT, FLOW_OPEN, DGRAM ...; down: ACCEPT, CONNECTED, FLOW_OPEN, DGRAM ...
 FLOW_OPEN, DATAGRAM, LATER_DATAGRAM = 2, 3, 5
-PACE = 0.01  #: seconds between two datagrams of the app: its own pace
+PACE = 0.003  #: seconds between two datagrams of the app: its own pace
 
 
 @dataclass
