@@ -809,6 +809,39 @@ async def test_a_peer_that_did_not_offer_it_cannot_begin_another_use(flags: byte
         assert peer.tunnel.closed
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [(b"\x00", True), (b"\x01", False)])
+async def test_a_next_use_that_one_end_did_not_offer_cuts_the_tunnel(theirs: bytes, ours: bool) -> None:
+    async with far(FORTH) as peer:
+        if ours:
+            peer.tunnel.keep = lambda _: pytest.fail("kept")
+        await peer.say(RecordType.CONNECT, TARGET.encode())
+        await peer.tunnel.requested()
+        await peer.tunnel.answer_connected(BOUND)
+        await peer.say(RecordType.FIN, theirs)
+        assert await read(peer.tunnel) == b""
+        await peer.tunnel.write_eof()
+        await peer.say(RecordType.KEY_UPDATE)
+        with anyio.fail_after(5), pytest.raises(TunnelCut, match="before this one had ended"):
+            await peer.tunnel.records.receive()
+
+
+async def test_a_use_that_is_over_reaches_nothing_of_the_next() -> None:
+    async with kept() as (both, forwards, agents):
+        await finish(both)
+        await both.agent.aclose()
+        await both.forward.aclose()
+        for over in (both.forward, both.agent):
+            with pytest.raises(anyio.ClosedResourceError):
+                await write(over, b"late")
+            with pytest.raises(anyio.ClosedResourceError):
+                await read(over)
+            with pytest.raises(anyio.ClosedResourceError):
+                await over.write_eof()
+            over.reset()
+        assert not forwards[0].closed
+        assert not agents[0].closed
+
+
 async def test_a_next_use_that_is_begun_before_this_one_has_ended_cuts_the_tunnel() -> None:
     async with far(FORTH) as peer:
         peer.tunnel.keep = lambda _: pytest.fail("kept")

@@ -20,7 +20,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 COPIED = ("tuunel", "tests", "docs", "pyproject.toml")
-LEFT_OUT = shutil.ignore_patterns("checks", "fuzz", "journeys", "bench")
+LEFT_OUT = shutil.ignore_patterns("checks", "fuzz", "bench")
 PRELOADED = [
     "anyio._backends._asyncio",
     "anyio._backends._trio",

@@ -232,6 +232,16 @@ def test_any_flipped_bit_of_a_record_ends_everything(data: st.DataObject) -> Non
         assert_dead(stream.opener, stream)
 
 
+@pytest.mark.parametrize("at", [HEADER, HEADER + 1, -TAG, -1])
+def test_a_flipped_bit_of_the_body_or_its_tag_does_not_verify(at: int) -> None:
+    stream = Stream()
+    wire = bytearray(stream.sealer.seal(RecordType.DATA, b"hello"))
+    wire[at] ^= 2
+    with pytest.raises(RemoteProtocolError, match="does not verify"):
+        stream.feed(bytes(wire))
+    assert_dead(stream.opener, stream)
+
+
 @given(garbage=st.binary(min_size=OVERHEAD + HEADER, max_size=2000))
 @settings(deadline=None)
 def test_garbage_is_a_protocol_error_and_nothing_else(garbage: bytes) -> None:

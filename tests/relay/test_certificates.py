@@ -103,6 +103,30 @@ def test_every_other_chain_is_untrusted(chain: tuple[bytes, ...], detail: str) -
     assert detail in untrusted(chain)
 
 
+def through_an_intermediate(*, ends: int) -> tuple[bytes, ...]:
+    """A leaf that the root has not signed itself, but somebody whom it lets sign until `ends`."""
+    between, name = key(9), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "between")])
+    issued = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(ROOT.certificate.subject)
+        .public_key(between.public_key())
+        .serial_number(2)
+        .not_valid_before(datetime.fromtimestamp(NOW - 3 * DAY, UTC))
+        .not_valid_after(datetime.fromtimestamp(ends, UTC))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ROOT.key.public_key()), critical=False)
+        .add_extension(ROOT.certificate.extensions.get_extension_for_class(x509.KeyUsage).value, critical=True)
+        .sign(ROOT.key, hashes.SHA256())
+    )
+    return (make_leaf(RelayRoot(between, issued), key(7), NOW - 2 * DAY).chain[0], der(issued), CREDENTIALS.chain[1])
+
+
+def test_an_intermediate_that_has_ended_issues_nothing() -> None:
+    assert verify_chain(through_an_intermediate(ends=NOW + DAY), ROOT.relay_id, NOW) == key(7).public_key()
+    assert "not issued by the pinned root" in untrusted(through_an_intermediate(ends=NOW - DAY))
+
+
 def test_an_rsa_leaf_is_untrusted() -> None:
     public = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
     assert "P-256" in untrusted((leaf(public=public), CREDENTIALS.chain[1]))

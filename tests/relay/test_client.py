@@ -14,6 +14,7 @@ from tuunel.devices import KnownRelay
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.listen import address_of, open_listeners
 from tuunel.relay import client as module
+from tuunel.relay import framing
 from tuunel.relay.client import HopConnection, connect
 from tuunel.relay.handshake import Register
 from tuunel.relay.wire import HopError, Params, Ping, Pong, Purpose, Role, encode_message
@@ -51,6 +52,17 @@ async def test_registration_carries_the_token() -> None:
         connection = await dial(relay.known, register=Register(bytes(range(16)), "a laptop"))
         link = await relay.next(Purpose.CONTROL)
         assert (link.device.token, link.device.label) == (bytes(range(16)), "a laptop")
+        connection.close()
+
+
+async def test_a_connection_whose_key_is_used_up_is_told_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted_relay() as (relay, _):
+        connection = await dial(relay.known)
+        monkeypatch.setattr(framing, "MAX_RECORDS", 1)
+        await connection.send(Ping(NONCE))
+        with pytest.raises(Failure) as caught:
+            await connection.send(Ping(NONCE))
+        assert caught.value.reason is Reason.RELAY_UNREACHABLE
         connection.close()
 
 

@@ -223,6 +223,22 @@ async def test_a_device_with_another_key_than_the_retained_one_is_refused(relay:
     stream.close()
 
 
+async def test_a_registration_of_a_key_that_somebody_else_holds_is_refused(relay: Relay) -> None:
+    register = Register(await relay.token(), "a thief")
+    victim, thief = relay.device(Role.FORWARD), relay.device(Role.FORWARD)
+    handshake = thief.handshake(Purpose.DIAL, register=register)
+    handshake._claim = victim.handshake(Purpose.DIAL, register=register)._claim
+    stream = await connect(relay.link.address)
+    await stream.send_all(handshake.data_to_send())
+    with pytest.raises(Failure) as caught:
+        while True:
+            handshake.receive_data(await stream.receive())
+            handshake.next_event()
+            await stream.send_all(handshake.data_to_send())
+    assert caught.value.reason is Reason.AUTH_FAILED
+    stream.close()
+
+
 # -- opening
 
 
