@@ -146,7 +146,13 @@ class Agent:
         if not self._relay.enrolled:
             await self._remember_enrolment()
         ready = self._ready = ReadyPool(
-            self._relay, self._identity, self._params, make_offer=self._make_offer, serve=self._tunnels.serve, tasks=tunnels
+            self._relay,
+            self._identity,
+            self._params,
+            make_offer=self._make_offer,
+            serve=self._tunnels.serve,
+            tasks=tunnels,
+            emit=self._emit,
         )
         try:
             await self._learn_relay_endpoints(connection)

@@ -272,5 +272,5 @@ def _pipe(connection: HopConnection, answer: PairedForward, initiator: Initiator
     try:
         initiator.receive_offer(answer.offer)
     except RemoteProtocolError as error:
-        raise Failure(Reason.PROTOCOL, detail=f"the agent's offer is worthless ({error})") from error
+        raise Failure(Reason.TUNNEL_LOST, detail=f"the agent's offer is worthless ({error})") from error
     return stream

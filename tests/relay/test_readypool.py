@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 import pytest
@@ -12,6 +12,7 @@ from tests.relay.scripted import IDENTITY, Link, ScriptedRelay, scripted_relay
 from tests.world import until
 from tuunel.backoff import Backoff
 from tuunel.errors import Reason
+from tuunel.events import Alarm, Event
 from tuunel.rawstream import RawStream
 from tuunel.relay import readypool as module
 from tuunel.relay.readypool import AT_REST, AT_START, LARGEST, ReadyPool
@@ -33,6 +34,7 @@ class Served:
 
     offers: list[bytes] = field(default_factory=list)
     served: list[tuple[RawStream, bytes, PairedAgent, int]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
     def make_offer(self) -> tuple[bytes, int]:
         self.offers.append(make_offer())
@@ -51,7 +53,13 @@ async def pool() -> AsyncIterator[tuple[ScriptedRelay, Served, "ReadyPool[int]",
     async with scripted_relay() as (relay, tasks):
         served = Served()
         ready = ReadyPool(
-            relay.known, IDENTITY, Params(Role.AGENT, bytes(16)), make_offer=served.make_offer, serve=served.serve, tasks=tasks
+            relay.known,
+            IDENTITY,
+            Params(Role.AGENT, bytes(16)),
+            make_offer=served.make_offer,
+            serve=served.serve,
+            tasks=tasks,
+            emit=served.events.append,
         )
         scope = anyio.CancelScope()
 
@@ -65,6 +73,26 @@ async def pool() -> AsyncIterator[tuple[ScriptedRelay, Served, "ReadyPool[int]",
 
 async def parked(relay: ScriptedRelay, count: int) -> list[Link]:
     return [await relay.next(Purpose.READY, number) for number in range(1, count + 1)]
+
+
+async def test_a_relay_that_is_another_one_is_told_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "after", lambda *_: 0.0)
+    async with scripted_relay() as (relay, tasks):
+        served, other = Served(), replace(relay.known, id=bytes(32))
+        ready = ReadyPool(
+            other,
+            IDENTITY,
+            Params(Role.AGENT, bytes(16)),
+            make_offer=served.make_offer,
+            serve=served.serve,
+            tasks=tasks,
+            emit=served.events.append,
+        )
+        tasks.start_soon(ready.run)
+        await until(lambda: len(served.offers) > 3 * AT_START)
+        assert [type(event) for event in served.events] == [Alarm]
+        assert not served.served
+        tasks.cancel_scope.cancel()
 
 
 async def test_it_starts_with_a_few_each_with_its_own_offer() -> None:

@@ -14,7 +14,8 @@ from anyio.abc import TaskGroup
 
 from tuunel.backoff import Backoff
 from tuunel.devices import KnownRelay
-from tuunel.errors import Failure, Speaker
+from tuunel.errors import Failure, Reason, Speaker
+from tuunel.events import Alarm, Emit
 from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
 from tuunel.relay.client import HopConnection, connect
@@ -25,6 +26,7 @@ LARGEST: Final = 64
 AT_REST: Final = 1  #: kept after REST without a tunnel
 REST: Final = 600.0  #: seconds
 REFRESH: Final = 25.0  #: seconds between PINGs, so that no NAT forgets the connection
+ALARM_INTERVAL: Final = 60.0  #: seconds between two alarms: many connections meet the same wrong relay
 RENEWAL: Final = 12 * 3600.0  #: seconds after which a connection is replaced: its offer must not expire while it waits
 
 Secrets = TypeVar("Secrets")
@@ -34,7 +36,7 @@ class ReadyPool(Generic[Secrets]):
     """Keeps READY connections at one relay while `run` runs, which belongs to one CONTROL connection.
 
     `make_offer` gives an OFFER's bytes and the secrets to keep with it. A connection that is paired goes to `serve`, with the bytes of
-    the pipe that arrived already, in `tasks`: it may outlive this pool.
+    the pipe that arrived already, in `tasks`: it may outlive this pool. `emit` hears of a relay that is not the one it must be.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class ReadyPool(Generic[Secrets]):
         make_offer: Callable[[], tuple[bytes, Secrets]],
         serve: Callable[[RawStream, bytes, PairedAgent, Secrets], Coroutine[Any, Any, None]],
         tasks: TaskGroup,
+        emit: Emit,
     ) -> None:
         self._relay = relay
         self._identity = identity
@@ -53,6 +56,8 @@ class ReadyPool(Generic[Secrets]):
         self._make_offer = make_offer
         self._serve = serve
         self._tasks = tasks
+        self._emit = emit
+        self._alarmed = float("-inf")
         self._wanted = AT_START
         self._workers: list[anyio.CancelScope] = []
         self._changed = anyio.Event()
@@ -90,9 +95,16 @@ class ReadyPool(Generic[Secrets]):
                         await self._wait_once()
                         backoff.reset()
                     except Failure as failure:
+                        if failure.reason is Reason.RELAY_UNTRUSTED:
+                            self._alarm(str(failure))
                         await anyio.sleep(backoff.after(failure.retry_after))
         finally:
             self._workers.remove(scope)
+
+    def _alarm(self, what: str) -> None:
+        if time.monotonic() - self._alarmed >= ALARM_INTERVAL:
+            self._alarmed = time.monotonic()
+            self._emit(Alarm(f"{self._relay.address}: {what}"))
 
     async def _wait_once(self) -> None:
         offer, secrets = self._make_offer()
