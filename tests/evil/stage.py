@@ -201,6 +201,5 @@ def ends(*how: str) -> frozenset[str]:
 LOST = Expected(ends(Reason.TUNNEL_LOST))
 MISMATCH = Expected(ends(Reason.PEER_MISMATCH), frozenset({FORWARD}))
 AGENT_MISMATCH = Expected(ends(Reason.TUNNEL_LOST), frozenset({AGENT}))
-SPOILT = Expected(ends(Reason.PROTOCOL, Reason.TUNNEL_LOST))
 UNHARMED = Expected(ends(CLEAN), dials=1)
 CUT_SHORT = Expected(ends(RESET), dials=1)

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 from tests.evil.relay import Plot
-from tests.evil.stage import LOST, MISMATCH, SPOILT, Stage
+from tests.evil.stage import LOST, MISMATCH, Stage
 from tests.evil.verdict import Expected
 from tuunel.e2e.keyschedule import T0, digest
 from tuunel.e2e.offer import OFFER_LABEL, make_offer
@@ -111,12 +111,12 @@ SWAPS: dict[str, tuple[Swap, Expected]] = {
     "a longer life": (longer_life, MISMATCH),
     "an offer of yesterday": (of_yesterday, LOST),
     "an offer of another connection": (used_before, LOST),
-    "version 0": (other_version(0), SPOILT),
-    "version 2": (other_version(2), SPOILT),
-    "no offer at all": (cut_to(0), SPOILT),
-    "half of it": (cut_to(700), SPOILT),
-    "all but one byte": (cut_to(1418), SPOILT),
-    "one byte more": (longer, SPOILT),
+    "version 0": (other_version(0), LOST),
+    "version 2": (other_version(2), LOST),
+    "no offer at all": (cut_to(0), LOST),
+    "half of it": (cut_to(700), LOST),
+    "all but one byte": (cut_to(1418), LOST),
+    "one byte more": (longer, LOST),
     "a bit of eR": (flipped(40), MISMATCH),
     "a bit of ekR": (flipped(600), MISMATCH),
     "a bit of its end": (flipped(1256), MISMATCH),
