@@ -23,8 +23,11 @@ from tests.journeys.targets import (
     reset,
     serving,
 )
+from tuunel import doors as front_doors
+from tuunel.address import HostPort
 from tuunel.errors import ANSWERS, Failure, Reason, Speaker
 from tuunel.frontdoor import CONNECTION_HEADER, EARLY_LIMIT, Credentials, parse_proxy_status
+from tuunel.rawstream import RawStream
 
 each_door = pytest.mark.parametrize("door", TUNNEL_DOORS)
 LARGE = 1 << 20
@@ -53,6 +56,30 @@ def test_bytes_go_both_ways_and_are_counted(way: Doorway, door: str) -> None:
         assert way.ends() == ["done"]
         assert (way.traffic[0].up, way.traffic[0].down) == (5, 5)
         assert (str(way.requests[0].target), way.requests[0].local) == (f"home.tuunel:{target.port}", True)
+
+
+@each_door
+def test_a_client_from_elsewhere_is_told_apart_from_one_of_this_machine(way: Doorway, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RawStream, "peer", property(lambda _: HostPort("203.0.113.7", 40000)))
+    way.failure = Failure(Reason.REFUSED_BY_SETTING)
+    with TUNNEL_DOORS[door].open(way.address, "home.tuunel", 80):
+        assert [request.local for request in way.requests] == [False]
+
+
+@pytest.mark.parametrize("said", [b"\x05", b"\x05\x01\x00\x05\x01", b"\x04\x01", b"GET http://home.tuunel/ HTTP/1.1\r\nHost:"])
+def test_a_client_that_says_half_a_request_is_let_go(way: Doorway, said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_doors, "HEADER_DEADLINE", 0.05)
+    with socket.create_connection(way.address, timeout=10) as client:
+        client.sendall(said)
+        with contextlib.suppress(ConnectionResetError):
+            read_to_end(client)
+    assert way.requests == []
+
+
+def test_a_client_that_says_nothing_is_let_go(way: Doorway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_doors, "HEADER_DEADLINE", 0.05)
+    with socket.create_connection(way.address, timeout=10) as client:
+        assert read_to_end(client) == b""
 
 
 @each_door

@@ -224,6 +224,14 @@ def test_a_second_invite_adds_to_the_first_and_ends_by_itself(book):
     assert (after.targets, after.expires) == (("nas.lab:80",), None)
 
 
+def test_what_several_grants_give_ends_with_the_first_of_them(book):
+    invite(book, targets=["nas.lab:80"], access=7200)
+    redeem(book, LAPTOP)
+    invite(book, b"another secret!!", ["internet"], access=3600)
+    assert redeem(book, LAPTOP, b"another secret!!").expires == NOW + 3600
+    assert book.admit(LAPTOP, NOW + 3600).expires == NOW + 7200
+
+
 def test_the_same_targets_again_take_the_longer_time(book):
     ends = []
     for number, access in enumerate([100, 200, None]):

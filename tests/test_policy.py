@@ -127,9 +127,13 @@ def test_a_range_inside_the_guarded_one_opens_it_and_a_larger_one_does_not():
     assert not permits(["fe00::/7"], "fe80::1")
 
 
-def test_the_link_local_range_does_not_open_the_metadata_in_it():
-    assert not permits(["169.254.0.0/16", "169.254.169.0/24"], "169.254.169.254")
-    assert permits(["169.254.169.254"], "169.254.169.254")
+@pytest.mark.parametrize("address", ["169.254.169.254", "169.254.170.2", "169.254.170.23"])
+def test_the_link_local_range_does_not_open_the_metadata_in_it(address):
+    assert not permits(["169.254.0.0/16", f"{address.rpartition('.')[0]}.0/24"], address)
+    assert permits([address], address)
+
+
+def test_a_range_of_private_addresses_does_not_open_the_metadata_in_it():
     assert not permits(["fd00::/8", "fc00::/7"], "fd00:ec2::254")
 
 

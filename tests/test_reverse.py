@@ -3,10 +3,12 @@
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from tests.world import PATIENCE, Handler, Trio, World, echo, pool_of, trio, until, world
 from tuunel import reverse as module
@@ -72,6 +74,29 @@ async def test_a_revoke_ends_what_is_live_and_what_waits_and_what_comes() -> Non
             assert caught.value.reason in {Reason.POLICY_REVOKED, Reason.DEVICE_UNKNOWN}
 
 
+async def test_a_tunnel_that_asks_for_nothing_yet_is_refused_to_a_client_without_a_grant() -> None:
+    async with three() as (_, roles):
+        await to_thread.run_sync(roles.agent.role._grants.revoke, next(iter(roles.agent.role._grants.grants(0))).device, 0)
+        async with pool_of(roles.home) as pool:
+            with pytest.raises(Failure) as caught:
+                await pool._open(roles.device, None, b"")
+        assert (caught.value.reason, caught.value.speaker) == (Reason.POLICY_REVOKED, Speaker.AGENT)
+
+
+async def test_what_a_client_may_reach_is_asked_anew_at_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        grants = roles.agent.role._grants
+        async with pool_of(roles.home) as pool:
+            tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+            narrow = replace(grants.grants(0)[0], targets=("192.0.2.1",))
+            monkeypatch.setattr(grants, "admit", lambda device, now: narrow)
+            with pytest.raises(Failure) as caught:
+                await pool.connect(roles.device, HostPort("", port))
+            tunnel.reset()
+        assert caught.value.reason is Reason.POLICY_DENIED
+
+
 async def test_a_revoke_while_the_target_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
     async with three() as (made, roles):
         with monkeypatch.context() as patch:
@@ -98,7 +123,7 @@ async def test_a_grant_that_ends_cuts_its_tunnels(monkeypatch: pytest.MonkeyPatc
             tunnel, _ = await pool.connect(device, HostPort("", port))
             for served in roles.agent.role._tunnels._expiries:
                 roles.agent.role._tunnels._expiries[served] = 0
-            with pytest.raises(OSError), anyio.fail_after(10):
+            with anyio.fail_after(10), pytest.raises(OSError):  # a TimeoutError is an OSError, too
                 await receive_chunk(tunnel, pool._buffers)
 
 
@@ -168,7 +193,7 @@ async def test_a_damaged_book_lets_nobody_in_and_keeps_nobody(monkeypatch: pytes
             path = roles.agent.home.grants_file
             whole = path.read_bytes()
             path.write_bytes(b"nonsense")
-            with pytest.raises(OSError), anyio.fail_after(10):
+            with anyio.fail_after(10), pytest.raises(OSError):  # a TimeoutError is an OSError, too
                 await receive_chunk(tunnel, pool._buffers)
             with pytest.raises(Failure) as caught:
                 await pool.connect(roles.device, HostPort("", port))
