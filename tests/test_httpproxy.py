@@ -374,6 +374,17 @@ class TestOrigin:
         assert origin.start_next_cycle()
 
     @pytest.mark.parametrize(
+        "head",
+        [
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ],
+    )
+    def test_an_answer_whose_end_two_readers_would_see_in_two_places_is_refused(self, head: bytes) -> None:
+        with pytest.raises(RemoteProtocolError):
+            self.asked(head).next_event()
+
+    @pytest.mark.parametrize(
         "answer", [b"HTTP/1.1 204 No\r\nConnection: close\r\n\r\n", b"HTTP/1.0 204 No\r\n\r\n", b"HTTP/1.1 204 No\r\n\r\nsurplus"]
     )
     def test_these_do_not(self, answer: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
 
 import anyio
 import pytest
@@ -11,12 +12,14 @@ from tests.world import LOOPBACK, PATIENCE, Trio, World, answer_after_end, conne
 from tuunel import pairing, pool
 from tuunel.address import HostPort
 from tuunel.control import call
-from tuunel.errors import ListenError, PeerMismatch
-from tuunel.events import Alarm, ConnectionChanged, ConnectionClosed, ConnectionOpened, Ready, RelayStateChanged
+from tuunel.errors import Failure, ListenError, PeerMismatch, Reason
+from tuunel.events import Alarm, ConnectionChanged, ConnectionClosed, ConnectionOpened, Emit, Ready, RelayStateChanged
+from tuunel.frontdoor import Request
 from tuunel.links import parse_invite
 from tuunel.listeners import known_listeners
 from tuunel.proxy import Proxy
 from tuunel.rawstream import RawStream
+from tuunel.targetflow import Rule
 
 pytestmark = pytest.mark.anyio
 
@@ -100,6 +103,47 @@ async def test_the_proxy_never_dials_itself(listen: str) -> None:
         for host in ("127.0.0.1", "127.0.0.2", "0.0.0.0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "localhost"):
             with pytest.raises(ConnectionRefusedError, match="REFUSED_BY_SETTING"):
                 await connect_through(proxy, host, port)
+
+
+async def test_a_client_from_elsewhere_does_not_reach_this_machines_loopback() -> None:
+    async with three() as (made, roles):
+        target = HostPort("127.0.0.1", await made.target(echo))
+        proxy = await made.proxy(roles.home)
+        outbound = await proxy.role._dial(Request(target, "socks5", local=True))
+        outbound.reset()
+        with pytest.raises(Failure) as caught:
+            await proxy.role._dial(Request(target, "socks5", local=False))
+        assert caught.value.reason is Reason.REFUSED_BY_SETTING
+
+
+async def test_datagrams_from_elsewhere_do_not_reach_this_machines_loopback() -> None:
+    async with three() as (made, roles):
+        proxy = await made.proxy(roles.home)
+        target, addresses = HostPort("127.0.0.1", 53), [IPv4Address("127.0.0.1")]
+        for local in (True, False):
+            rule = proxy.role._associate(door="socks5", local=local, deliver=lambda header, payload: True)._route(target)
+            assert isinstance(rule, Rule)
+            if local:
+                assert rule.allow(addresses) == addresses
+            else:
+                with pytest.raises(Failure) as caught:
+                    rule.allow(addresses)
+                assert caught.value.reason is Reason.REFUSED_BY_SETTING
+
+
+async def test_a_proxy_with_a_password_asks_for_it() -> None:
+    async with three() as (made, roles):
+
+        def make(emit: Emit) -> Proxy:
+            return Proxy(roles.home, listen=LOOPBACK, other="direct", routes=(), credentials=("ann", "secret"), emit=emit)
+
+        proxy = made.start(roles.home, make)
+        await proxy.until(Ready)
+        stream = await connect(proxy.role._addresses[0].port)
+        await stream.send_all(b"\x05\x01\x00")  # SOCKS5, and no password to offer
+        with anyio.fail_after(PATIENCE):
+            assert await receive_all(stream) == b"\x05\xff"
+        stream.close()
 
 
 async def test_a_guest_of_the_agent_cannot_enter_the_proxy_beside_it() -> None:

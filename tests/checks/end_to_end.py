@@ -132,6 +132,14 @@ CHECKS = (
         ("tests/e2e/test_handshake.py::test_r_stops_an_init_behind_a_stale_offer",),
     ),
     Check(
+        "INIT has a whole ciphertext",
+        "e2e/handshake.py",
+        "if len(ciphertext) != KEM_CIPHERTEXT:",
+        "if False:",
+        "A cut INIT raises what no caller expects, and takes a task down.",
+        ("tests/e2e/test_handshake.py::test_any_cut_or_addition_agrees_no_keys",),
+    ),
+    Check(
         "INIT's key is PAIRED's",
         "e2e/handshake.py",
         "if not hmac.compare_digest(init.identity, self._peer_public):",
@@ -156,6 +164,14 @@ CHECKS = (
         ("tests/e2e/test_handshake.py::test_r_stops_an_init_whose_invite_is_not_the_one_in_open",),
     ),
     Check(
+        "tag of INIT and ACCEPT",
+        "e2e/keyschedule.py",
+        "return ChaCha20Poly1305(key.key).decrypt(key.nonce(0), sealed, header)",
+        "return ChaCha20Poly1305(key.key).encrypt(key.nonce(0), sealed[:-TAG], None)[:-TAG]",
+        "The relay flips bits of INIT: purpose, parameters, invite.",
+        ("tests/e2e/test_handshake.py::test_any_flipped_byte_of_accept_agrees_no_keys",),
+    ),
+    Check(
         "length of a handshake message, before it is read",
         "e2e/keyschedule.py",
         "if not 0 < plain <= HANDSHAKE_CEILING or plain % PAD_BLOCK:",
@@ -172,6 +188,62 @@ CHECKS = (
         ("tests/e2e/test_handshake.py::test_a_length_that_its_sender_sealed_wrong_is_refused",),
     ),
     Check(
+        "the keys bind the offer",
+        "e2e/keyschedule.py",
+        "digest(digest(digest(T0, offer), open_message), ciphertext)",
+        "digest(digest(T0, open_message), ciphertext)",
+        "An INIT counts under an offer that its sender has never seen.",
+        ("tests/e2e/test_vectors.py::test_tuunel_makes_the_frozen_bytes",),
+    ),
+    Check(
+        "the keys bind OPEN",
+        "e2e/keyschedule.py",
+        "digest(digest(digest(T0, offer), open_message), ciphertext)",
+        "digest(digest(T0, offer), ciphertext)",
+        "The relay edits OPEN: device, flags, invite.",
+        ("tests/e2e/test_vectors.py::test_tuunel_makes_the_frozen_bytes",),
+    ),
+    Check(
+        "the keys bind the KEM ciphertext",
+        "e2e/keyschedule.py",
+        "digest(digest(digest(T0, offer), open_message), ciphertext)",
+        "digest(digest(T0, offer), open_message)",
+        "A ciphertext is exchanged without the transcript changing.",
+        ("tests/e2e/test_vectors.py::test_tuunel_makes_the_frozen_bytes",),
+    ),
+    Check(
+        "the keys need ECDH",
+        "e2e/keyschedule.py",
+        "return extract(transcript, shared_point + shared_kem)",
+        "return extract(transcript, shared_kem)",
+        "Whoever breaks ML-KEM alone reads everything.",
+        ("tests/e2e/test_vectors.py::test_tuunel_makes_the_frozen_bytes",),
+    ),
+    Check(
+        "the keys need ML-KEM",
+        "e2e/keyschedule.py",
+        "return extract(transcript, shared_point + shared_kem)",
+        "return extract(transcript, shared_point)",
+        "Whoever breaks P-256 alone, some day, reads what was recorded today.",
+        ("tests/e2e/test_vectors.py::test_tuunel_makes_the_frozen_bytes",),
+    ),
+    Check(
+        "each direction has its own keys",
+        "e2e/keyschedule.py",
+        "return expand_label(hs, direction.value, transcript)",
+        'return expand_label(hs, "both", transcript)',
+        "A relay reflects a side's own records to it.",
+        ("tests/e2e/test_vectors.py::test_tuunel_makes_the_frozen_bytes",),
+    ),
+    Check(
+        "record keys bind the whole handshake",
+        "e2e/keyschedule.py",
+        "return expand_label(hs, direction.value, transcript)",
+        "return expand_label(hs, direction.value)",
+        "Two handshakes that differ in INIT or ACCEPT end in the same record keys.",
+        ("tests/e2e/test_vectors.py::test_tuunel_makes_the_frozen_bytes",),
+    ),
+    Check(
         "version of the offer",
         "e2e/wire.py",
         "if offer.version != VERSION:",
@@ -186,6 +258,20 @@ CHECKS = (
         "if False:",
         "A message has many spellings, and padding carries what nobody checks.",
         ("tests/e2e/test_wire.py::test_padding_is_zeros",),
+    ),
+    Check(
+        "flags of INIT",
+        "e2e/wire.py",
+        "if flags > 1:",
+        "if False:",
+        "Flags that mean nothing pass, and mean something to the next version.",
+        (
+            (
+                "tests/e2e/test_wire.py::test_unknown_flags_of_init_are_refused[\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x"
+                "00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x0"
+                "0\\x00\\x00\\x00-2]"
+            ),
+        ),
     ),
     Check(
         "a parameter comes once",
@@ -258,6 +344,14 @@ CHECKS = (
         "return SIGNATURE_PADDING + digest",
         "A signature that a device gave the relay is shown to another device as something else.",
         ("tests/test_identity.py::test_a_signature_is_for_one_label_one_digest_and_one_key",),
+    ),
+    Check(
+        "length of a device ID",
+        "identity.py",
+        "if len(self.raw) != DEVICE_ID_LENGTH:",
+        "if False:",
+        "A cut ID counts as one.",
+        ("tests/test_identity.py::test_a_device_id_has_25_bytes[0]",),
     ),
     Check(
         "checksum of a device ID",

@@ -4,6 +4,18 @@ from tests.checks.mutants import Check
 
 CHECKS = (
     Check(
+        "tag of a record",
+        "e2e/records.py",
+        ("size = cipher.aead.decrypt_into(cipher.next_nonce(), sealed[HEADER:], sealed[:HEADER], buffer[: length - HEADER - TAG])"),
+        (
+            "plain = cipher.aead.encrypt(cipher.next_nonce(), bytes(sealed[HEADER:-TAG]), None)[:-TAG]\n"
+            "            size = len(plain)\n"
+            "            buffer[:size] = plain"
+        ),
+        "The relay flips bits of app bytes: ChaCha20 alone lets it.",
+        ("tests/e2e/test_records.py::test_a_flipped_bit_of_the_body_or_its_tag_does_not_verify[3]",),
+    ),
+    Check(
         "each record has its own nonce",
         "e2e/records.py",
         "self.records += 1",
@@ -18,6 +30,14 @@ CHECKS = (
         "kind = _TYPES.get(code, RecordType.PAD)",
         "Records of reserved types are skipped instead of refused: a later version is silently misread.",
         ("tests/e2e/test_records.py::test_reserved_and_unknown_types_are_refused[4]",),
+    ),
+    Check(
+        "order of records, at the reader",
+        "e2e/records.py",
+        'raise self._breach(f"{kind.name} out of order")',
+        "phase = self._phase",
+        "App bytes come before CONNECTED, behind FIN, in a UDP tunnel; ERROR comes behind data.",
+        ("tests/e2e/test_records.py::test_every_record_in_every_phase[Direction.FORWARD_TO_AGENT-Phase.STANDBY-1]",),
     ),
     Check(
         "order of records, at the writer",
@@ -116,12 +136,44 @@ CHECKS = (
         ("tests/test_tunnel.py::test_a_connection_that_ends_without_fin_is_cut_and_never_an_end[asyncio]",),
     ),
     Check(
+        "a tunnel is renewed only behind this end's FIN that offered it",
+        "recordstream.py",
+        "elif self._fin_sent and self._recyclable and self._peer_recyclable:",
+        "elif self._peer_recyclable:",
+        "A peer keeps a tunnel that this end wanted to end, by age or by revoke.",
+        ("tests/test_tunnel.py::test_a_next_use_that_is_begun_before_this_one_has_ended_cuts_the_tunnel[asyncio]",),
+    ),
+    Check(
+        "a tunnel is renewed only where the peer offered it",
+        "recordstream.py",
+        "elif self._fin_sent and self._recyclable and self._peer_recyclable:",
+        "elif self._fin_sent and self._recyclable:",
+        "A use begins that the peer has not agreed to, and its request is lost.",
+        ("tests/test_tunnel.py::test_a_next_use_that_one_end_did_not_offer_cuts_the_tunnel[asyncio-\\x00-True]",),
+    ),
+    Check(
+        "this end renews only where both have offered it",
+        "recordstream.py",
+        "return self.finished and self._recyclable and self._peer_recyclable",
+        "return self.finished",
+        "A use begins that the peer has not agreed to, and its request is lost.",
+        ("tests/test_tunnel.py::test_a_tunnel_that_one_end_would_not_keep_is_closed_cleanly[asyncio-False-True]",),
+    ),
+    Check(
         "RESET is a reset",
         "recordstream.py",
         "self._cut(f\"the other end reset it{f' ({reason})' if reason else ''}\")",
         "pass",
         "A broken connection looks like one that is merely slow.",
         ("tests/test_tunnel.py::test_reset_says_why_where_it_can[asyncio]",),
+    ),
+    Check(
+        "a record out of turn cuts the tunnel",
+        "recordstream.py",
+        'self._cut(f"{kind.name} came out of turn")',
+        "pass",
+        "A peer's records are dropped in silence, and bytes with them.",
+        ("tests/test_tunnel.py::test_bytes_in_a_tunnel_of_flows_cut_it[asyncio]",),
     ),
     Check(
         "a silent tunnel is dead",
@@ -138,6 +190,38 @@ CHECKS = (
         'self._queue[RecordType.PONG] = self._queue.get(RecordType.PONG, b"") + body',
         "A flood of PINGs fills the memory.",
         ("tests/test_tunnel.py::test_a_flood_of_pings_to_a_blocked_end_holds_one_answer[asyncio]",),
+    ),
+    Check(
+        "uses of a tunnel are counted",
+        "tunnel.py",
+        "young = self._use + 1 < MAX_USES and time.monotonic() - self.records.opened < MAX_AGE",
+        "young = time.monotonic() - self.records.opened < MAX_AGE",
+        "One handshake's keys serve without end.",
+        ("tests/test_tunnel.py::test_uses_and_age_are_bounded[asyncio]",),
+    ),
+    Check(
+        "a tunnel grows old",
+        "tunnel.py",
+        "young = self._use + 1 < MAX_USES and time.monotonic() - self.records.opened < MAX_AGE",
+        "young = self._use + 1 < MAX_USES",
+        "One handshake's keys serve for days.",
+        ("tests/test_tunnel.py::test_uses_and_age_are_bounded[asyncio]",),
+    ),
+    Check(
+        "a tunnel is renewed when both ends want it",
+        "tunnel.py",
+        "if self.keep is None or not self.records.may_be_renewed:",
+        "if self.keep is None:",
+        "A use begins that the peer has not agreed to.",
+        ("tests/test_tunnel.py::test_a_tunnel_that_one_end_would_not_keep_is_closed_cleanly[asyncio-False-True]",),
+    ),
+    Check(
+        "a use that is over stays over",
+        "tunnel.py",
+        ("def _check_open(self) -> None:\n        if self._over:"),
+        ("def _check_open(self) -> None:\n        if False:"),
+        "The last use's reader or writer reaches the next use's bytes.",
+        ("tests/test_tunnel.py::test_a_use_that_is_over_reaches_nothing_of_the_next[asyncio]",),
     ),
     Check(
         "a reset of a use that is over touches nothing",
