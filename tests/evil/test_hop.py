@@ -11,10 +11,11 @@ import pytest
 
 from tests.evil.relay import GONE, Plot, seal_raw
 from tests.evil.stage import LOST, UNHARMED, Stage, ends
-from tests.evil.verdict import FORWARD, Expected
+from tests.evil.verdict import AGENT, FORWARD, Expected, breaches
 from tests.world import until
 from tuunel.address import HostPort
 from tuunel.errors import Reason, RemoteProtocolError
+from tuunel.events import Alarm
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.pump import PumpEnd
 from tuunel.relay import handshake, reception
@@ -257,7 +258,11 @@ async def test_another_relay_in_its_place_is_an_alarm(stage: Stage) -> None:
         await stage.forget_dials()
         plot = Plot()
         plot.struck += 1
-        assert await stage.endure(plot, Expected(ends(Reason.RELAY_UNTRUSTED), frozenset({FORWARD}))) == []
+        stage.begin(plot)
+        stage.relay.role.hang_up(ReadyConnection)
+        await stage.agent.until(Alarm)  # it finds another relay where its tunnels wait, too
+        story = await stage.story(await stage.ask())
+        assert breaches(story, Expected(ends(Reason.RELAY_UNTRUSTED), frozenset({FORWARD, AGENT}))) == []
     finally:
         role.credentials = genuine
     assert await stage.serves_honestly()
