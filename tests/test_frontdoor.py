@@ -5,7 +5,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tuunel.errors import ANSWERS, Failure, Reason, RemoteProtocolError, Speaker
@@ -102,6 +102,8 @@ class TestProxyStatus:
         assert proxy_status(failure) == 'tuunel; error=connection_refused; details="agent CONNECTION_REFUSED: 127.0.0.1:80"'
 
     @given(st.text(max_size=300))
+    @example("\x1b[2J\r\nX: y")
+    @example('"; error=none; details="')
     def test_no_detail_breaks_out_of_the_field(self, detail: str) -> None:
         value = proxy_status(Failure(Reason.INTERNAL, Speaker.RELAY, detail))
         assert value.isascii()
@@ -149,6 +151,7 @@ class TestPages:
         assert failed_hop(Failure(Reason.POLICY_DENIED, Speaker.AGENT)) == "at the device"
 
     @given(st.text(), st.text())
+    @example("<script>1</script>", "<script>2</script>")
     def test_no_text_becomes_markup(self, detail: str, target: str) -> None:
         page = failure_page(Failure(Reason.INTERNAL, Speaker.AGENT, f"<script>{detail}"), f'"><img src=x>{target}')
         assert "<script" not in page

@@ -20,6 +20,7 @@ from tuunel.listeners import known_listeners
 from tuunel.proxy import Proxy
 from tuunel.rawstream import RawStream
 from tuunel.targetflow import Rule
+from tuunel.userguard import UserGuard
 
 pytestmark = pytest.mark.anyio
 
@@ -144,6 +145,14 @@ async def test_a_proxy_with_a_password_asks_for_it() -> None:
         with anyio.fail_after(PATIENCE):
             assert await receive_all(stream) == b"\x05\xff"
         stream.close()
+
+
+async def test_a_program_of_another_user_is_refused_in_its_own_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as (made, roles):
+        proxy = await made.proxy(roles.home)
+        monkeypatch.setattr(UserGuard, "admits", lambda guard, stream: False)
+        with pytest.raises(ConnectionRefusedError, match="FORBIDDEN_USER"):
+            await connect_through(proxy, "home.tuunel", await made.target(echo))
 
 
 async def test_a_guest_of_the_agent_cannot_enter_the_proxy_beside_it() -> None:

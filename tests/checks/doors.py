@@ -49,7 +49,7 @@ CHECKS = (
         'return "".join(character if character.isprintable() else " " for character in text[:MAX_DETAIL])',
         "return text[:MAX_DETAIL]",
         "A far side draws on the terminal, or splits a header.",
-        ("tests/test_frontdoor.py::TestPages::test_no_text_becomes_markup",),
+        ("tests/test_frontdoor.py::TestProxyStatus::test_no_detail_breaks_out_of_the_field",),
     ),
     Check(
         "the failure page escapes its detail",
@@ -57,7 +57,7 @@ CHECKS = (
         'f"<p>{escape(detail)}</p>" if detail else ""',
         'f"<p>{detail}</p>" if detail else ""',
         "A far side puts a script into the page under the target's own origin.",
-        ("tests/test_frontdoor.py::TestProxyStatus::test_no_detail_breaks_out_of_the_field",),
+        ("tests/test_frontdoor.py::TestPages::test_no_text_becomes_markup",),
     ),
     Check(
         "the failure page escapes its target",
@@ -73,7 +73,7 @@ CHECKS = (
         'text = text.replace("\\\\", "\\\\\\\\").replace(\'"\', \'\\\\"\')',
         "text = text",
         "A far side writes another failure into the header.",
-        ("tests/test_frontdoor.py::TestProxyStatus::test_each_failure_comes_back[local-NOT_PAIRED]",),
+        ("tests/test_frontdoor.py::TestProxyStatus::test_no_detail_breaks_out_of_the_field",),
     ),
     Check(
         "SOCKS5 without the method that is wanted",

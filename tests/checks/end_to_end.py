@@ -137,7 +137,7 @@ CHECKS = (
         "if len(ciphertext) != KEM_CIPHERTEXT:",
         "if False:",
         "A cut INIT raises what no caller expects, and takes a task down.",
-        ("tests/e2e/test_handshake.py::test_any_cut_or_addition_agrees_no_keys",),
+        ("tests/e2e/test_handshake.py::test_an_init_that_is_cut_within_its_ciphertext_is_a_protocol_error",),
     ),
     Check(
         "INIT's key is PAIRED's",

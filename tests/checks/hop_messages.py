@@ -121,7 +121,7 @@ CHECKS = (
         'raise RemoteProtocolError("a device ID has a wrong checksum or version") from None',
         "raise",
         "A malformed ID ends in an error of the wrong kind, which nobody catches.",
-        ("tests/relay/test_wire.py::test_a_changed_byte_is_another_message_or_a_protocol_error",),
+        ("tests/relay/test_wire.py::test_a_device_id_or_an_error_code_that_stands_for_nothing_is_a_protocol_error",),
     ),
     Check(
         "an error code stands for a reason",
@@ -129,7 +129,7 @@ CHECKS = (
         "if code not in HOP_REASONS:",
         "if False:",
         "An unknown code raises what no caller expects.",
-        ("tests/relay/test_wire.py::test_arbitrary_plaintext_is_a_message_or_a_protocol_error",),
+        ("tests/relay/test_wire.py::test_a_device_id_or_an_error_code_that_stands_for_nothing_is_a_protocol_error",),
     ),
     Check(
         "a flag is 0 or 1",

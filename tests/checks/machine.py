@@ -235,7 +235,7 @@ CHECKS = (
         'if "secret" not in fields and "device" not in fields:',
         "if False:",
         "The answer to the wrong link is an error that explains nothing.",
-        ("tests/test_hostile_links.py::test_nothing_that_is_put_into_a_link_makes_it_another_one",),
+        ("tests/test_links.py::test_the_other_kind_is_told_with_its_command",),
     ),
     Check(
         "length of what a link holds",
@@ -243,7 +243,7 @@ CHECKS = (
         ("    if len(value) != length:\n        raise ValueError"),
         ("    if False:\n        raise ValueError"),
         "A short secret is made into an invite.",
-        ("tests/test_hostile_links.py::test_nothing_that_is_put_into_a_link_makes_it_another_one",),
+        ("tests/test_links.py::test_our_own_code_cannot_make_a_wrong_one",),
     ),
     Check(
         "an alias is one device's",

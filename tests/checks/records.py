@@ -229,7 +229,7 @@ CHECKS = (
         ("if not self._over:\n            self.records.reset(reason)"),
         ("if True:\n            self.records.reset(reason)"),
         "A late end of the last use cuts the next one.",
-        ("tests/test_tunnel.py::test_a_writer_that_is_blocked_for_ten_minutes_loses_nothing[asyncio]",),
+        ("tests/test_tunnel.py::test_a_use_that_is_over_reaches_nothing_of_the_next[asyncio]",),
     ),
     Check(
         "early bytes are bounded",

@@ -368,6 +368,12 @@ def test_r_stops_an_init_behind_a_stale_offer() -> None:
     refused_by_agent(handshake, handshake.init(), RemoteProtocolError, now=NOW + OFFER_LIFETIME + 1)
 
 
+@pytest.mark.parametrize("length", [0, 1, INIT_HEADER - 3])
+def test_an_init_that_is_cut_within_its_ciphertext_is_a_protocol_error(length: int) -> None:
+    handshake = Handshake()
+    refused_by_agent(handshake, handshake.init()[:length], RemoteProtocolError)
+
+
 def test_r_stops_an_init_that_was_made_for_another_offer() -> None:
     handshake = Handshake()
     init = handshake.init()

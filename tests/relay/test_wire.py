@@ -110,6 +110,12 @@ def test_a_changed_byte_is_another_message_or_a_protocol_error(sample: tuple[Mes
 # Error codes
 
 
+@pytest.mark.parametrize("plaintext", [b"\x25" + bytes(25), b"\x02" + bytes(6), b"\x02\xff" + bytes(5), b"\x26\x00\x00\x00"])
+def test_a_device_id_or_an_error_code_that_stands_for_nothing_is_a_protocol_error(plaintext: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_message(plaintext)
+
+
 def test_the_relays_codes_are_these_for_ever() -> None:
     assert [HOP_REASONS[code].value for code in range(1, 14)] == [
         "PROTOCOL",
