@@ -63,8 +63,15 @@ class TestAddresses:
 
     async def test_a_port_that_somebody_has_on_the_other_loopback_is_an_error(self) -> None:
         """Or whoever took it would get the clients that try ::1 first."""
-        with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        while True:  # until a port that nothing on this machine has on the first loopback
+            other = socket.create_server(("::1", 0), family=socket.AF_INET6)
             port = other.getsockname()[1]
+            try:
+                socket.create_server(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                other.close()
+        with other:
             with pytest.raises(ListenError, match="in use"):
                 await listen_on(f"localhost:{port}")
             with socket.create_server(("127.0.0.1", port)):

@@ -8,7 +8,7 @@ import base64
 import gc
 import secrets
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +82,10 @@ class Watch:
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    """Sees what comes into being in this test: the rest of a long test run's objects would take minutes to look through."""
+    gc.collect()
+    gc.freeze()
     made = Watch()
 
     def noting(function: Callable[..., bytes]) -> Callable[..., bytes]:
@@ -106,7 +109,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     monkeypatch.setattr(secrets, "token_bytes", noting(secrets.token_bytes))
     monkeypatch.setattr(identity, "sign_with", sign)
     monkeypatch.setattr(IdentityKey, "__init__", keep)
-    return made
+    yield made
+    gc.unfreeze()
 
 
 async def use_everything(made: World, watch: Watch) -> None:
