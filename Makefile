@@ -39,7 +39,7 @@ SECONDS ?= 1800
 fuzz: environment
 	nice -n 19 $(BIN)/python -m tests.fuzz --runs $(RUNS) --seconds $(SECONDS) $(FUZZ_ARGS)
 
-# Every verification switched off, one at a time: some test must fail (docs/spec/checks.md). Six minutes on two idle cores.
+# Every verification switched off, one at a time: some test must fail (docs/spec/checks.md). Under ten minutes on two cores.
 checks: environment
 	$(BIN)/python -m tests.checks.every_check $(CHECKS)
 
