@@ -43,5 +43,10 @@ fuzz: environment
 checks: environment
 	$(BIN)/python -m tests.checks.every_check $(CHECKS)
 
+# asks the theorem prover E about the handshake; says what to install when it is not here
+.PHONY: formal
+formal:
+	$(PYTHON) docs/spec/formal/check.py $(FORMAL_ARGS)
+
 clean:
 	rm -rf $(VENV)
