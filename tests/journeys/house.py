@@ -1,6 +1,9 @@
 """A house with its own network: the agent lives in a network namespace, a LAN host in another one behind it.
 
-    here (test, relay, laptop)  10.213.77.1 -- 10.213.77.2  house (agent)  10.213.78.1 -- 10.213.78.2  LAN host, 203.0.113.10
+    here (test, relay, laptop)  HERE -- HOUSE  house (agent)  ROUTER -- LAN_HOST  LAN host, PUBLIC_HOST
+
+The private addresses are a block of this run's own: a second run of the tests on the machine, or what a run that was killed has left,
+would else take the answers that belong to this one. What was left is removed before a house is built.
 
 Nothing but the agent can reach the LAN host. The house resolves names by its own hosts file; its name server is the LAN host,
 where none runs unless a test starts one. It has no default route, and one network that its router calls unreachable. The LAN
@@ -9,21 +12,27 @@ host is also the house's public Internet: it answers at one address that is neit
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 from tests.journeys.peers import network_namespaces
 from tests.journeys.processes import Running, clean_environment, run
 from tests.journeys.world import Agent, Machine, Proxy, Relay, World, world
 
-HERE, HOUSE, ROUTER, LAN_HOST = "10.213.77.1", "10.213.77.2", "10.213.78.1", "10.213.78.2"
-UNREACHABLE_HOST = "10.213.79.9"  # inside the network that has an `unreachable` route
+BLOCK = ip_network("10.192.0.0/10")  # cut into blocks of 16 addresses, one for each process id up to 262,143; then they repeat
+OWN = ip_network((int(BLOCK.network_address) + os.getpid() % 2**18 * 16, 28))
+HERE, HOUSE, ROUTER, LAN_HOST = (str(OWN[place]) for place in (1, 2, 5, 6))
+UNREACHABLE_HOST = str(OWN[9])  # the house has an `unreachable` route to it
 NO_ROUTE = "10.99.99.99"
 PUBLIC_HOST, PUBLIC_NETWORK = "203.0.113.10", "203.0.113.0/24"  # RFC 5737: for documentation, so that nobody real is there
 HOSTS = f"127.0.0.1 localhost\n::1 localhost\n{HERE} app.lab.example\n{LAN_HOST} printer printer.lan\n{PUBLIC_HOST} www.public.example\n"
+
+NAMES = re.compile(r"tuu(?:house|lan)(?P<pid>\d+)")
 
 ECHO_PORT = 7  #: where the LAN host answers each datagram with itself
 LAN_PAGE = b"the LAN host's page\n"
@@ -65,8 +74,17 @@ class House:
     on_lan_host: tuple[str, ...]  #: put before a command line, it runs on the LAN host
 
 
+def _remove_what_was_left(ip: str) -> None:
+    """Take down the houses of test runs that were killed: nobody else will."""
+    for name in run([ip, "netns", "list"]).stdout.decode().split():
+        if (found := NAMES.fullmatch(name)) and not Path("/proc", found["pid"]).exists():
+            run([ip, "netns", "delete", name], check=False)  # a veth pair goes with either of its ends
+            shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _networks(ip: str) -> Iterator[tuple[str, str]]:
+    _remove_what_was_left(ip)
     house, lan = f"tuuhouse{os.getpid()}", f"tuulan{os.getpid()}"
     etc = Path("/etc/netns") / house
     outer, inner = f"tuuo{os.getpid()}", f"tuui{os.getpid()}"
