@@ -9,10 +9,11 @@ import pytest
 from tests.world import PATIENCE, Trio, World, echo, pool_of, trio, until, world
 from tuunel.address import HostPort
 from tuunel.agent import Agent
+from tuunel.devices import Devices
 from tuunel.errors import Failure, ListenError, Reason, UsageError
 from tuunel.events import Ready, RelayStateChanged
 from tuunel.identity import IdentityKey
-from tuunel.links import parse_invite, parse_link
+from tuunel.links import RelayLink, parse_invite, parse_link
 from tuunel.rawstream import receive_chunk, send_bytes
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +40,26 @@ async def test_an_agent_without_a_relay_says_what_it_needs() -> None:
         home = made.home()
         with pytest.raises(UsageError, match="relay"):
             Agent(home, link=None, allow=(), admit_enrolled=False, emit=lambda _: None)
+
+
+async def test_a_machine_that_is_enrolled_at_one_relay_needs_no_link() -> None:
+    async with three() as (made, roles):
+        back = await (await made.agent(None, roles.home)).until(Ready)  # an invite has enrolled it
+        assert back.device_id == str(IdentityKey.load(roles.home.identity_key).device_id)
+        assert back.invite
+        assert parse_invite(back.invite).relay.pin == Devices(roles.home.devices_file).relays()[0].id
+
+
+async def test_a_machine_that_is_enrolled_at_two_relays_must_be_told_which() -> None:
+    async with three() as (_, roles):
+        for port in (1, 2):
+            Devices(roles.home.devices_file).remember_relay(
+                RelayLink(HostPort("relay.example", port), bytes([port] * 32)), enrolled=port == 1
+            )
+        with pytest.raises(UsageError, match=r"several relays \(relay\.example:1, 127\.0\.0\.1:\d+\)") as caught:
+            Agent(roles.home, link=None, allow=(), admit_enrolled=False, emit=lambda _: None)
+        assert "tuunel relay link" in caught.value.advice
+        assert not (roles.home.root / "agent.json").exists()
 
 
 async def test_devices_that_are_allowed_need_no_invite() -> None:

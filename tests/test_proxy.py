@@ -13,7 +13,7 @@ from tuunel import pairing, pool
 from tuunel.address import HostPort
 from tuunel.control import call
 from tuunel.errors import Failure, ListenError, PeerMismatch, Reason
-from tuunel.events import Alarm, ConnectionChanged, ConnectionClosed, ConnectionOpened, Emit, Ready, RelayStateChanged
+from tuunel.events import Alarm, ConnectionChanged, ConnectionClosed, ConnectionOpened, Emit, Notice, Ready, RelayStateChanged
 from tuunel.frontdoor import Request
 from tuunel.links import parse_invite
 from tuunel.listeners import known_listeners
@@ -94,6 +94,14 @@ async def test_routes_and_via_keep_the_name() -> None:
         await echoes(stream := await connect_through(proxy, "127.0.0.1", port))
         stream.close()
         assert (await proxy.until(ConnectionOpened)).device == "home"
+
+
+async def test_a_route_to_an_unknown_name_is_told_at_the_start() -> None:
+    async with three() as (made, roles):
+        proxy = await made.proxy(roles.home, other="via:hoem", routes=["*.lab.example=hme", "10.0.0.0/8=home"])
+        notices = [await proxy.until(Notice, lambda event, name=name: name in event.text) for name in ("=hme", "via:hoem")]
+        assert all("did you mean 'home'?" in notice.text for notice in notices)
+        assert not proxy.seen(Notice, lambda event: "=home" in event.text)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0", "::"])

@@ -79,6 +79,16 @@ def test_a_route_to_an_unknown_device_says_so(devices: Devices) -> None:
     assert caught.value.reason is Reason.UNKNOWN_NAME
 
 
+def test_routes_that_lead_nowhere_are_told_before_they_are_used(devices: Devices) -> None:
+    hme, via = routing(devices, "*.x.example=hme", "10.0.0.0/8=home", other="via:laab").unusable()
+    assert hme.startswith("--route *.x.example=hme leads nowhere yet: ")
+    assert "did you mean 'home'?" in hme
+    assert via.startswith("--other via:laab leads nowhere yet: ")
+    assert "did you mean 'lab'?" in via
+    assert routing(devices, "10.0.0.0/8=home", other="via:lab").unusable() == []
+    assert routing(devices, other="refuse").unusable() == []
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "=", "a=", "=home", "home", "*=home", "*.=home", "a.*.b=home", "**.b=home", "10.0.0.0/33=home", "x.tuunel=home", "tuunel=home"],

@@ -124,15 +124,21 @@ class Agent:
     # the relay
 
     def _choose_relay(self, link: RelayLink | None) -> KnownRelay:
+        """The relay of the link, else that of the last start, else the only one where this machine is enrolled."""
         path = self._home.root / "agent.json"
         if link is not None:
             self._devices.remember_relay(link, enrolled=False)
             write_json(path, AGENT_FILE_VERSION, {"relay": link.pin.hex()})
         chosen = read_json(path, AGENT_FILE_VERSION)
-        for relay in self._devices.relays():
-            if chosen is not None and relay.id.hex() == chosen.get("relay"):
-                return relay
-        raise UsageError("this agent has no relay yet", "give the link that the relay printed: tuunel agent 'tuunel://...'")
+        if chosen is None:
+            fitting = [relay for relay in self._devices.relays() if relay.enrolled]
+        else:
+            fitting = [relay for relay in self._devices.relays() if relay.id.hex() == chosen.get("relay")]
+        if len(fitting) != 1:
+            raise _no_relay(fitting)
+        if chosen is None:
+            write_json(path, AGENT_FILE_VERSION, {"relay": fitting[0].id.hex()})
+        return fitting[0]
 
     def _registration(self) -> Register | None:
         if self._link is not None and self._link.enrol is not None:
@@ -313,3 +319,13 @@ class Agent:
             "online": self._connection is not None,
             "tunnels": len(self._tunnels.live),
         }
+
+
+def _no_relay(enrolled: Sequence[KnownRelay]) -> UsageError:
+    if not enrolled:
+        return UsageError("this agent has no relay yet", "give the link that the relay printed: tuunel agent 'tuunel://...'")
+    places = ", ".join(str(relay.address) for relay in enrolled)
+    return UsageError(
+        f"this machine is enrolled at several relays ({places}), and the agent waits at one",
+        "give the link of that one: run 'tuunel relay link' there, then tuunel agent 'tuunel://...'",
+    )

@@ -102,6 +102,8 @@ class Proxy:
                 if relay.enrolled:
                     self._reach.be_present(relay)
             self._emit(Ready("proxy", str(HostPort(self._listen.host, self._addresses[0].port))))
+            for sentence in self._routing.unusable():
+                self._emit(Notice(sentence))
             if self._guard and not self._guard.works:
                 self._emit(Notice("this system does not say whose a connection is: every user of this machine can use the proxy"))
             await serve(listeners, self._serve_client, clients)

@@ -69,6 +69,19 @@ class Routing:
         self._other = other
         self.routes = tuple(routes)
 
+    def unusable(self) -> list[str]:
+        """One sentence for each route, and for `other`, whose device cannot be asked for now. A device may come later."""
+        named = [(f"--route {route.pattern}={route.name}", route.name) for route in self.routes]
+        if self._other.startswith("via:"):
+            named.append((f"--other {self._other}", self._other.removeprefix("via:")))
+        sentences = []
+        for option, name in named:
+            try:
+                self._devices.resolve(name)
+            except Failure as failure:
+                sentences.append(f"{option} leads nowhere yet: {failure}")
+        return sentences
+
     def decide(self, host: str) -> ThroughDevice | None:
         """The device and host behind it that `host` means; None to dial it directly.
 

@@ -18,7 +18,12 @@ ENROLLED = "enrolled"
 
 
 def agent(
-    link: Annotated[str | None, typer.Argument(metavar="LINK", help="The relay's link, needed once; '-' reads it from stdin.")] = None,
+    link: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="LINK", help="The relay's link, needed once on a machine that is enrolled nowhere; '-' reads it from stdin."
+        ),
+    ] = None,
     *,
     allow: Annotated[
         list[str] | None,
