@@ -9,9 +9,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute, UDPSocket
 
 from tuunel.address import HostPort
-from tuunel.demo import DOORS, Demo, System, page, visit, visit_every_door, what_to_open
+from tuunel.demo import DOORS, Demo, System, page, site_sockets, visit, visit_every_door, what_to_open
 from tuunel.events import Event, Notice, Ready
 
 
@@ -36,6 +37,28 @@ async def test_every_front_door_shows_the_page_and_nothing_stays(folder: Path) -
     assert [seen.door for seen in visits] == ["socks5h", "socks4a", "http connect", "http", "socks5 udp", "nc"]
     assert [seen.saw for seen in visits if not seen.ok] == []
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.anyio
+async def test_a_port_that_another_program_has_for_tcp_is_not_the_sites(monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[socket.socket] = []
+    create_udp_socket = anyio.create_udp_socket
+
+    async def create_and_lose_the_race(*, local_host: str) -> UDPSocket:
+        created = await create_udp_socket(local_host=local_host)
+        if len(others) < 2:
+            others.append(socket.create_server((local_host, created.extra(SocketAttribute.local_port))))
+        return created
+
+    monkeypatch.setattr(anyio, "create_udp_socket", create_and_lose_the_race)
+    listener, datagrams = await site_sockets()
+    async with listener, datagrams:
+        port = datagrams.extra(SocketAttribute.local_port)
+        assert port == listener.extra(SocketAttribute.local_port)
+        assert port not in {other.getsockname()[1] for other in others}
+        assert len(others) == 2
+    for other in others:
+        other.close()
 
 
 @pytest.mark.anyio

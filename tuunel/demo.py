@@ -3,6 +3,7 @@
 `Demo` runs it until it is stopped; `visit_every_door` runs it, fetches the site through every front door, and ends it.
 """
 
+import errno
 import html
 import math
 import os
@@ -19,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup, TaskStatus, UDPSocket
+from anyio.abc import ByteStream, Listener, SocketAttribute, SocketStream, TaskGroup, TaskStatus, UDPSocket
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from tuunel.address import HostPort
@@ -36,6 +37,7 @@ LOCALHOST: Final = "127.0.0.1"
 VISIT_TIMEOUT: Final = 20.0  # seconds for one page; a front door that takes longer does not work
 GRACE: Final = 2.0  # seconds that the parts get to end by themselves after the visits
 START_TIMEOUT: Final = 20.0  # seconds for one part to become ready: a slow machine makes its keys in one
+PORT_ATTEMPTS: Final = 20  # ports that are tried for the sample site: each is free for UDP, and then mostly for TCP
 MAX_HEAD: Final = 8192  # bytes of a head that the sample site and its visitors read, as common web servers do
 
 
@@ -194,12 +196,25 @@ async def serve_site(greeting: str, *, task_status: TaskStatus[int] = anyio.TASK
         async for datagram, sender in socket:
             await socket.sendto(page(greeting, datagram), *sender)
 
-    async with await anyio.create_udp_socket(local_host=LOCALHOST) as socket, anyio.create_task_group() as tasks:
+    listener, socket = await site_sockets()
+    async with listener, socket, anyio.create_task_group() as tasks:
+        tasks.start_soon(answer, socket)
+        task_status.started(socket.extra(SocketAttribute.local_port))  # noqa: S610 - anyio's, not Django's
+        await listener.serve(respond)
+
+
+async def site_sockets() -> tuple[Listener[SocketStream], UDPSocket]:
+    """A TCP listener and a UDP socket with one port; of a port that the system gives, another program may have the other half."""
+    for left in reversed(range(PORT_ATTEMPTS)):
+        socket = await anyio.create_udp_socket(local_host=LOCALHOST)
         port = socket.extra(SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
-        async with await anyio.create_tcp_listener(local_host=LOCALHOST, local_port=port) as listener:
-            tasks.start_soon(answer, socket)
-            task_status.started(port)
-            await listener.serve(respond)
+        try:
+            return await anyio.create_tcp_listener(local_host=LOCALHOST, local_port=port), socket
+        except OSError as error:
+            await socket.aclose()
+            if error.errno != errno.EADDRINUSE or not left:
+                raise
+    raise AssertionError  # the loop returns or raises
 
 
 def page(greeting: str, head: bytes) -> bytes:
