@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench fuzz environment checks clean
+.PHONY: demo test check docs bench fuzz environment checks clean
 .DEFAULT_GOAL := environment
 
 environment: $(VENV)/.installed
@@ -24,10 +24,15 @@ demo: environment
 test: environment
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: environment
+check: environment docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site, from site/index.html on: a warning, such as a link to a heading that is not there, is an error.
+# -E forgets the last build: a warning about a page that has not changed since would else be silent.
+docs: environment
+	$(BIN)/sphinx-build -b html -E -W --keep-going -q docs site
 
 # tuunel beside its peers (bench/README.md says how to get them); QUICK=1 ends within two minutes.
 bench: environment
@@ -49,4 +54,4 @@ formal:
 	$(PYTHON) docs/spec/formal/check.py $(FORMAL_ARGS)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site
