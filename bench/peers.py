@@ -5,6 +5,8 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
+_SERVERS = ("/usr/local/sbin", "/usr/sbin")  # where sshd is, which is not on every user's PATH
+
 
 class PeerMissing(Exception):
     """A peer's program was not found. The message names it."""
@@ -12,7 +14,8 @@ class PeerMissing(Exception):
 
 def find(program: str) -> str:
     """Return the path of `program`: in the directory that BENCH_PEERS names, else on PATH. PeerMissing when it is in neither."""
-    found = shutil.which(program, path=os.environ.get("BENCH_PEERS", "")) or shutil.which(program)
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SERVERS])
+    found = shutil.which(program, path=os.environ.get("BENCH_PEERS", "")) or shutil.which(program, path=path)
     if found is None:
         raise PeerMissing(f"{program} is neither in BENCH_PEERS nor on PATH")
     return found

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.place import HERE, Place
+
 ROOT = Path(__file__).resolve().parents[1]
 _DEADLINE = 30.0
 _STOP_SECONDS = 5.0
@@ -29,8 +31,8 @@ class Process:
     A context manager: leaving the block ends it, politely first.
     """
 
-    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
-        self._argv = list(argv)
+    def __init__(self, argv: Sequence[str], *, place: Place = HERE, env: Mapping[str, str] | None = None) -> None:
+        self._argv = [*place.prefix, *argv]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self._process = subprocess.Popen(
             self._argv,
@@ -80,12 +82,17 @@ class Process:
             raise ProcessFailed(f"{self._argv[0]} ended: {self.said()}") from None
         return self.answer(deadline)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
-        """Return the CPU time that all of its threads have used so far, or raise ProcessFailed when it has ended."""
+        """Return the CPU time that it and its living descendants have used so far, or raise ProcessFailed when it has ended."""
         try:
-            return time.clock_gettime(_cpu_clock(self._process.pid))
+            used = time.clock_gettime(_cpu_clock(self.pid))
         except OSError:
             raise ProcessFailed(f"{self._argv[0]} ended: {self.said()}") from None
+        return used + sum(_cpu_seconds(pid) for pid in descendants(self.pid))
 
     def said(self) -> str:
         """Return the last it said, on stderr and on what is unread of stdout, and how it ended if it has."""
@@ -99,6 +106,7 @@ class Process:
 
     def stop(self) -> None:
         """End it and release what was held to watch it."""
+        self._close_stdin()  # what it has started and cannot be named here may read on
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
@@ -106,10 +114,55 @@ class Process:
             self._process.kill()
             self._process.wait()
         self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._errors.close()
+
+    def _close_stdin(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+
+class Processes:
+    """The processes of one role: usually one."""
+
+    def __init__(self, *processes: Process) -> None:
+        self.processes = processes
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that all of them have used so far, their living descendants too."""
+        return sum(process.cpu_seconds() for process in self.processes)
+
+    def said(self) -> str:
+        """Return the last they said."""
+        return "\n".join(process.said() for process in self.processes)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that `pid` has started and that live, and those that they have started."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            children.setdefault(parent_in(path.read_text(encoding="utf-8", errors="replace")), []).append(int(path.parent.name))
+    found, unseen = [], [pid]
+    while unseen:
+        more = children.get(unseen.pop(), [])
+        found += more
+        unseen += more
+    return found
+
+
+def parent_in(stat: str) -> int:
+    """Return the parent's id from the text of /proc/PID/stat. The program's name stands in brackets before it, and may hold anything."""
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        return time.clock_gettime(_cpu_clock(pid))
+    except OSError:  # it has ended meanwhile
+        return 0.0
 
 
 def _cpu_clock(pid: int) -> int:

@@ -12,8 +12,8 @@ def take_turns(results: Results, workloads: Sequence[Workload], systems: Sequenc
     """Run every workload on every system, `results.rounds` times; tell each result as it comes. A failure is kept, the run goes on."""
     for number in range(1, results.rounds + 1):
         for workload in workloads:
-            for system in systems:
-                heading = f"round {number}/{results.rounds}  {workload.name:<12} {system.name:<8}"
+            for system in (system for system in systems if workload.transport in system.transports):
+                heading = f"round {number}/{results.rounds}  {workload.name:<12} {system.name:<13}"
                 try:
                     measurement = workload.measure(system, quick=results.quick)
                 except (ProcessFailed, OSError) as error:  # TimeoutError is an OSError

@@ -3,32 +3,36 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from bench.door import Door
 from bench.peers import find, output
+from bench.place import LOOPBACK, Place, Places
 from bench.ports import await_listener, free_port
-from bench.process import Process
-from bench.systems.system import Route
+from bench.process import Process, Processes
+from bench.systems.system import Route, Transport
 
 
 class Gost:
     name = "gost"
     hops = "app - gost - gost relay - gost - service"
     readable = "relay"
+    transports = frozenset(Transport)
 
     def version(self) -> str:
         return output([find("gost"), "-V"])
 
     @contextmanager
-    def udp(self, service: int) -> Iterator[Route]:
-        program = find("gost")
-        relay, inside, app = free_port(), free_port(), free_port()
-        chain = ("-F", f"relay+tls://127.0.0.1:{relay}")
+    def route(self, service: int, transport: Transport, places: Places) -> Iterator[Route]:
+        program, kind, address = find("gost"), transport.value, places.relay.address
+        relay_port, inside, app = free_port(), free_port(), free_port()
+        chain = ("-F", f"relay+tls://{address}:{relay_port}")
+        flow = "?keepAlive=true" if transport is Transport.UDP else ""
         with ExitStack() as ending:
 
-            def start(*arguments: str) -> Process:
-                return ending.enter_context(Process([program, *arguments]))
+            def start(place: Place, *arguments: str) -> Process:
+                return ending.enter_context(Process([program, *arguments], place=place))
 
-            server = start("-L", f"relay+tls://127.0.0.1:{relay}?bind=true")
-            await_listener(relay)
-            agent = start("-L", f"rudp://127.0.0.1:{inside}/127.0.0.1:{service}", *chain)
-            forward = start("-L", f"udp://127.0.0.1:{app}/127.0.0.1:{inside}?keepAlive=true", *chain)
-            yield Route(("127.0.0.1", app), {"forward": forward, "relay": server, "agent": agent})
+            relay = start(places.relay, "-L", f"relay+tls://{address}:{relay_port}?bind=true")
+            await_listener(relay, relay_port)
+            agent = start(places.service, "-L", f"r{kind}://{LOOPBACK}:{inside}/{LOOPBACK}:{service}", *chain)
+            forward = start(places.app, "-L", f"{kind}://{LOOPBACK}:{app}/{LOOPBACK}:{inside}{flow}", *chain)
+            yield Route(Door(LOOPBACK, app), {"forward": Processes(forward), "relay": Processes(relay), "agent": Processes(agent)})

@@ -5,34 +5,36 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from bench.door import Door
 from bench.peers import find, output
+from bench.place import Place, Places
 from bench.ports import free_port
-from bench.process import Process
-from bench.systems.system import Route
+from bench.process import Process, Processes
+from bench.systems.system import Route, Transport
 
 _SERVER = """
 [server]
-bind_addr = "127.0.0.1:{relay}"
+bind_addr = "{address}:{relay}"
 default_token = "benchmark"
 [server.transport]
 type = "noise"
 [server.transport.noise]
 local_private_key = "{private}"
 [server.services.service]
-type = "udp"
-bind_addr = "127.0.0.1:{app}"
+type = "{transport}"
+bind_addr = "{address}:{app}"
 """
 
 _CLIENT = """
 [client]
-remote_addr = "127.0.0.1:{relay}"
+remote_addr = "{address}:{relay}"
 default_token = "benchmark"
 [client.transport]
 type = "noise"
 [client.transport.noise]
 remote_public_key = "{public}"
 [client.services.service]
-type = "udp"
+type = "{transport}"
 local_addr = "127.0.0.1:{service}"
 """
 
@@ -41,25 +43,35 @@ class Rathole:
     name = "rathole"
     hops = "app - rathole server - rathole client - service"
     readable = "relay"
+    transports = frozenset(Transport)
 
     def version(self) -> str:
         return version_in(output([find("rathole"), "--version"]))
 
     @contextmanager
-    def udp(self, service: int) -> Iterator[Route]:
+    def route(self, service: int, transport: Transport, places: Places) -> Iterator[Route]:
         program = find("rathole")
         private, public = keys_in(output([program, "--genkey"]))
         app = free_port()
-        values = {"relay": free_port(), "app": app, "service": service, "private": private, "public": public}
+        values = {
+            "address": places.relay.address,
+            "relay": free_port(),
+            "app": app,
+            "service": service,
+            "transport": transport.value,
+            "private": private,
+            "public": public,
+        }
         with ExitStack() as ending:
             folder = Path(ending.enter_context(tempfile.TemporaryDirectory()))
 
-            def start(role: str, settings: str) -> Process:
+            def start(role: str, place: Place, settings: str) -> Processes:
                 path = folder / f"{role}.toml"
                 path.write_text(settings.format(**values))
-                return ending.enter_context(Process([program, str(path)], env={"RUST_LOG": "error"}))
+                return Processes(ending.enter_context(Process([program, str(path)], place=place, env={"RUST_LOG": "error"})))
 
-            yield Route(("127.0.0.1", app), {"relay": start("relay", _SERVER), "agent": start("agent", _CLIENT)})
+            roles = {"relay": start("relay", places.relay, _SERVER), "agent": start("agent", places.service, _CLIENT)}
+            yield Route(Door(places.relay.address, app), roles)
 
 
 def version_in(text: str) -> str:

@@ -4,17 +4,20 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.systems.system import Route
+from bench.door import Door
+from bench.place import Places
+from bench.systems.system import Route, Transport
 
 
 class Raw:
     name = "raw"
     hops = "app - service"
     readable = "-"
+    transports = frozenset(Transport)
 
     def version(self) -> str:
         return f"{platform.system()} {platform.release()}"
 
     @contextmanager
-    def udp(self, service: int) -> Iterator[Route]:
-        yield Route(("127.0.0.1", service), {})
+    def route(self, service: int, transport: Transport, places: Places) -> Iterator[Route]:
+        yield Route(Door(places.service.address, service), {})

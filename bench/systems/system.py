@@ -3,17 +3,27 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
-from bench.process import Process
+from bench.door import Door
+from bench.place import Places
+from bench.process import Processes
+
+
+class Transport(Enum):
+    """What an app speaks."""
+
+    TCP = "tcp"
+    UDP = "udp"
 
 
 @dataclass(frozen=True)
 class Route:
-    """A way from the app to the service: where the app sends, and the processes that stand between, by role."""
+    """A way from the app to the service: the door that the app uses, and the processes that stand between, by role."""
 
-    address: tuple[str, int]
-    roles: Mapping[str, Process]
+    door: Door
+    roles: Mapping[str, Processes]
 
 
 class System(Protocol):
@@ -22,12 +32,13 @@ class System(Protocol):
     name: str
     hops: str  # what stands between app and service
     readable: str  # who between app and service can read the traffic
+    transports: frozenset[Transport]
 
     def version(self) -> str:
         """Return the version of the program that would run. PeerMissing when it is not here."""
 
-    def udp(self, service: int) -> AbstractContextManager[Route]:
-        """Start the system so that datagrams reach the UDP port `service` of 127.0.0.1; everything ends with the block.
+    def route(self, service: int, transport: Transport, places: Places) -> AbstractContextManager[Route]:
+        """Start the system so that the app reaches port `service` of the service's own loopback; everything ends with the block.
 
         The route may need a moment after this returns: the app asks until the service answers.
         """

@@ -3,8 +3,8 @@
 from bench.apps.datagram import SIZE
 from bench.process import ProcessFailed
 from bench.summary import percentile
-from bench.systems.system import System
-from bench.workloads.udp_route import udp_route
+from bench.systems.system import System, Transport
+from bench.workloads.connected import connected
 from bench.workloads.workload import Figure, Measurement, cpu_now, cpu_used
 
 RATE = 1000
@@ -12,6 +12,7 @@ RATE = 1000
 
 class UdpLatency:
     name = "udp-latency"
+    transport = Transport.UDP
     what = f"Echo of {RATE:,} datagrams of {SIZE:,} bytes per second, sent on time whether answers have come or not."
     figures: tuple[Figure, ...] = (
         Figure("p50_us", "p50 µs"),
@@ -22,7 +23,7 @@ class UdpLatency:
 
     def measure(self, system: System, *, quick: bool) -> Measurement:
         seconds = 2.0 if quick else 5.0
-        with udp_route(system, "bench.apps.udp_pinger") as route:
+        with connected(system, self.transport, "bench.apps.udp_pinger") as route:
             before = cpu_now(route.roles)
             answer = route.app.ask({"rate": RATE, "seconds": seconds})
             cpu = cpu_used(route.roles, before)

@@ -10,8 +10,8 @@ from bench.apps import datagram
 from bench.apps.udp_socket import bound
 from bench.process import ProcessFailed
 from bench.search import highest
-from bench.systems.system import System
-from bench.workloads.udp_route import UdpRoute, udp_route
+from bench.systems.system import System, Transport
+from bench.workloads.connected import Connected, connected
 from bench.workloads.workload import Figure, Measurement, cpu_now, cpu_used
 
 LOSS = 0.01
@@ -47,6 +47,7 @@ class RateTrial:
 
 class UdpRate:
     name = "udp-rate"
+    transport = Transport.UDP
     what = (
         f"Datagrams of {datagram.SIZE:,} bytes per second, one way, at the highest rate with less than {LOSS:.0%} lost or over 100 ms late."
     )
@@ -56,7 +57,7 @@ class UdpRate:
     def measure(self, system: System, *, quick: bool) -> Measurement:
         seconds = 0.5 if quick else 1.0
         numbers = itertools.count(1)
-        with udp_route(system, "bench.apps.udp_sender") as route:
+        with connected(system, self.transport, "bench.apps.udp_sender") as route:
             best = highest(lambda rate: attempt(route, next(numbers), rate, seconds), START_RATE)
         if best is None:
             raise ProcessFailed("lost datagrams at every rate")
@@ -67,7 +68,7 @@ class UdpRate:
         )
 
 
-def attempt(route: UdpRoute, number: int, rate: float, seconds: float) -> RateTrial:
+def attempt(route: Connected, number: int, rate: float, seconds: float) -> RateTrial:
     """Send at `rate` for `seconds`, wait until nothing of it comes any more, and return what arrived."""
     before = cpu_now(route.roles)
     answer = route.app.ask({"trial": number, "rate": rate, "seconds": seconds})

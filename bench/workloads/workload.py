@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from bench.process import Process
-from bench.systems.system import System
+from bench.process import Processes
+from bench.systems.system import System, Transport
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Workload(Protocol):
     """A job that a system is given: one file of this folder each, listed in `bench.workloads`. The first figure is the one to compare."""
 
     name: str
+    transport: Transport  # systems that do not carry it are left out
     what: str  # one sentence
     figures: tuple[Figure, ...]
     cpu_title: str  # what the CPU values are: "CPU seconds per ..."
@@ -37,11 +38,11 @@ class Workload(Protocol):
         """Start `system`, do the job once, end it. ProcessFailed or TimeoutError when it does not get there."""
 
 
-def cpu_now(roles: Mapping[str, Process]) -> dict[str, float]:
+def cpu_now(roles: Mapping[str, Processes]) -> dict[str, float]:
     """Return the CPU seconds that each role has used so far."""
-    return {role: process.cpu_seconds() for role, process in roles.items()}
+    return {role: processes.cpu_seconds() for role, processes in roles.items()}
 
 
-def cpu_used(roles: Mapping[str, Process], before: Mapping[str, float]) -> dict[str, float]:
+def cpu_used(roles: Mapping[str, Processes], before: Mapping[str, float]) -> dict[str, float]:
     """Return the CPU seconds that each role has used since `before`."""
     return {role: seconds - before[role] for role, seconds in cpu_now(roles).items()}

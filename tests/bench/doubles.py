@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bench.door import Door
+from bench.place import LOOPBACK, Places
 from bench.process import ProcessFailed
 from bench.results import Results
-from bench.systems.system import Route, System
+from bench.systems.system import Route, System, Transport
 from bench.workloads.workload import Figure, Measurement
 
 
@@ -14,6 +16,7 @@ class Wire:
 
     hops = "app - service"
     readable = "nobody"
+    transports = frozenset([Transport.TCP])
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -22,14 +25,15 @@ class Wire:
         return "1.0"
 
     @contextmanager
-    def udp(self, service: int) -> Iterator[Route]:
-        yield Route(("127.0.0.1", service), {})
+    def route(self, service: int, transport: Transport, places: Places) -> Iterator[Route]:
+        yield Route(Door(LOOPBACK, service), {})
 
 
 class Counting:
     """A workload whose n-th run on a system gives n times the length of the system's name; it fails on `broken`."""
 
     name = "counting"
+    transport = Transport.TCP
     what = "Counts."
     figures: tuple[Figure, ...] = (Figure("count", "count/s"), Figure("share", "share", 2))
     cpu_title = "CPU seconds per count"

@@ -8,9 +8,10 @@ import pytest
 from bench.apps import datagram
 from bench.process import Process, ProcessFailed, python
 from bench.systems.raw import Raw
+from bench.systems.system import Transport
+from bench.workloads.connected import connected
 from bench.workloads.udp_latency import UdpLatency
 from bench.workloads.udp_rate import RateTrial, attempt
-from bench.workloads.udp_route import udp_route
 
 
 def trial(*, sent: int = 1000, in_time: int = 1000, asked: float = 1000) -> RateTrial:
@@ -48,7 +49,7 @@ def test_a_sender_that_falls_behind_is_exhausted() -> None:
 
 
 def test_every_datagram_of_a_slow_trial_arrives_and_is_counted_once() -> None:
-    with udp_route(Raw(), "bench.apps.udp_sender") as route:
+    with connected(Raw(), Transport.UDP, "bench.apps.udp_sender") as route:
         first = attempt(route, 1, 500, 0.2)
         second = attempt(route, 2, 500, 0.2)
     assert 90 <= first.sent <= 101
