@@ -85,6 +85,24 @@ def test_ssh_runs_a_command(sshd: Sshd, machine: Machine) -> None:
     assert (done.stdout, done.returncode) == (b"typed here\n", 7), done.stderr
 
 
+def test_ssh_takes_what_setup_wrote_whatever_else_its_file_says(sshd: Sshd, machine: Machine, tmp_path: Path) -> None:
+    theirs = (
+        f"Host *\n    ProxyCommand false\n    User {getpass.getuser()}\n    Port {sshd.port}\n    IdentityFile {sshd.directory}/client\n"
+    )
+    config = tmp_path / ".ssh" / "config"
+    config.parent.mkdir()
+    config.write_text(theirs + f"    UserKnownHostsFile {sshd.directory}/known_hosts\n    StrictHostKeyChecking yes\n    BatchMode yes")
+    before = config.read_bytes()
+    run(tuunel_argv("setup", "ssh", "--write"), {**machine.env, "HOME": str(tmp_path)})
+    bare = {"PATH": "/usr/bin:/bin"}  # as an editor has it: neither tuunel nor TUUNEL_HOME
+    done = run([program("ssh"), "-F", str(config), "home.tuunel", "echo there"], bare)
+    assert done.stdout == b"there\n"
+    other = run([program("ssh"), "-F", str(config), "-G", "example.org"], bare).stdout.decode().splitlines()
+    assert {"proxycommand false", f"port {sshd.port}"} <= set(other), "the lines behind ours still hold for every host"
+    run(tuunel_argv("setup", "ssh", "--undo"), {**machine.env, "HOME": str(tmp_path)})
+    assert config.read_bytes() == before
+
+
 def test_scp_carries_200_mb_both_ways(sshd: Sshd, machine: Machine, tmp_path: Path) -> None:
     scp = program("scp")
     original, there, back = tmp_path / "original", tmp_path / "there", tmp_path / "back"
