@@ -89,6 +89,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "relay.tunnels",
         "relay.admin",
         "relay.reception",
+        "recordwriter",
         "recordstream",
         "tunnel",
         "establish",

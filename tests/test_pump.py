@@ -13,7 +13,8 @@ from tuunel.buffers import BufferPool
 from tuunel.errors import LocalProtocolError, RemoteProtocolError
 from tuunel.events import Traffic
 from tuunel.pump import PumpEnd, copy_both_ways
-from tuunel.rawstream import RawStream
+from tuunel.rawsocket import Result
+from tuunel.rawstream import RawStream, Rest
 from tuunel.relay.splice import PipePool, splice_both_ways
 
 pytestmark = pytest.mark.anyio
@@ -189,16 +190,19 @@ class Scripted:
         self.was_reset = False
         self._fails = fails
 
-    async def wait_readable(self) -> None:
+    async def on_readable(self, step: Callable[[], Result | None]) -> Result:
         await anyio.lowlevel.checkpoint()
         if self._fails is None:
             await anyio.sleep_forever()
+        result = step()
+        assert result is not None
+        return result
 
     def read_into(self, buffer: memoryview, limit: int) -> int | None:
         assert self._fails is not None
         raise self._fails
 
-    async def write_from(self, buffer: memoryview, n: int) -> None: ...
+    def write_now(self, buffer: memoryview, n: int) -> Rest | None: ...
 
     async def write_eof(self) -> None: ...
 
@@ -229,8 +233,9 @@ class TestFailures:
         sizes: list[int] = []
 
         class Sink(Scripted):
-            async def write_from(self, buffer: memoryview, n: int) -> None:
+            def write_now(self, buffer: memoryview, n: int) -> Rest | None:
                 sizes.append(n)
+                return None
 
         app, near = tcp_pair()
         app.sendall(bytes(100_000))

@@ -219,7 +219,7 @@ async def test_the_end_is_clean_although_the_client_has_not_read_what_was_sent()
         while blocked < 20:  # every buffer on the way is full
             await client.send(flow, b"go")
             await anyio.wait_all_tasks_blocked()
-            blocked = blocked + 1 if served.records._torn else 0
+            blocked = blocked + 1 if served.records._writer._torn else 0
         await tunnel.write_eof()
         await until(lambda: here.closed(f"localhost:{port}/udp"))
         await client.read()
@@ -494,7 +494,7 @@ async def test_a_breach_ends_one_tunnel_and_its_sockets_and_nothing_else(breach:
                 case "unknown flow":
                     records = [(RecordType.DGRAM, b"\xff\xff")]
                 case "app bytes":
-                    client.tunnel.records._sealer._phase = Phase.STREAM
+                    client.tunnel.records._writer._sealer._phase = Phase.STREAM
                     records = [(RecordType.DATA, b"x")]
                 case _:
                     records = [(RecordType.FLOW_OPEN, b"\xff" * len(asking))]

@@ -206,9 +206,9 @@ async def test_records_are_small_at_first_then_grow_and_are_small_again_after_a_
                 received += len(await read(both.agent))
         grown = both.forward.chunk_limit
         assert grown > 16384
-        both.forward.records.tick(both.forward.records._written + 0.9)
+        both.forward.records.tick(both.forward.records._writer.written + 0.9)
         assert both.forward.chunk_limit == grown
-        both.forward.records.tick(both.forward.records._written + 1.1)
+        both.forward.records.tick(both.forward.records._writer.written + 1.1)
         assert both.forward.chunk_limit == 16384
 
 
@@ -507,7 +507,7 @@ async def test_a_writer_that_is_blocked_for_ten_minutes_loses_nothing() -> None:
         fill(peer.tunnel.stream)
         tasks.start_soon(write, peer.tunnel, b"blocked")
         tasks.start_soon(read, peer.tunnel)
-        await until(lambda: peer.tunnel.records._sending.locked() and peer.tunnel.records._reading_since)
+        await until(lambda: peer.tunnel.records._writer._sending.locked() and peer.tunnel.records._reading_since)
         now = peer.tunnel.records.heard
         for seconds in range(600):
             assert not peer.tunnel.records.tick(now + seconds)
@@ -519,12 +519,12 @@ async def test_a_flood_of_pings_to_a_blocked_end_holds_one_answer() -> None:
     async with far(opened=True) as peer, anyio.create_task_group() as tasks:
         fill(peer.tunnel.stream)
         tasks.start_soon(write, peer.tunnel, b"blocked")
-        await until(peer.tunnel.records._sending.locked)
+        await until(peer.tunnel.records._writer._sending.locked)
         tasks.start_soon(read, peer.tunnel)
         for number in range(1000):
             await peer.say(RecordType.PING, number.to_bytes(8, "big"))
-        await until(lambda: peer.tunnel.records._queue.get(RecordType.PONG) == (999).to_bytes(8, "big"))
-        assert len(peer.tunnel.records._queue) == 1
+        await until(lambda: peer.tunnel.records._writer.queue.get(RecordType.PONG) == (999).to_bytes(8, "big"))
+        assert len(peer.tunnel.records._writer.queue) == 1
         tasks.cancel_scope.cancel()
 
 
@@ -560,11 +560,11 @@ async def test_the_watch_survives_a_tunnel_that_breaks_under_its_ping(monkeypatc
     monkeypatch.setattr("tuunel.liveness.TICK", 0)
     async with far(opened=True) as peer:
         peer.stream.reset()
-        peer.tunnel.records._queue[RecordType.PING] = b"12345678"
+        peer.tunnel.records._writer.queue[RecordType.PING] = b"12345678"
         live = {peer.tunnel.records}
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch_tunnels, live, tasks)
-            await until(lambda: not peer.tunnel.records._queue)
+            await until(lambda: not peer.tunnel.records._writer.queue)
             peer.tunnel.reset()
             await until(lambda: not live)
             tasks.cancel_scope.cancel()
@@ -572,10 +572,10 @@ async def test_the_watch_survives_a_tunnel_that_breaks_under_its_ping(monkeypatc
 
 async def test_what_was_queued_before_a_reset_is_not_sent_behind_it() -> None:
     async with ends() as both:
-        both.forward.records._queue[RecordType.PING] = b"12345678"
+        both.forward.records._writer.queue[RecordType.PING] = b"12345678"
         both.forward.reset()
         await both.forward.records.flush()
-        assert not both.forward.records._queue
+        assert not both.forward.records._writer.queue
 
 
 # keys
@@ -588,8 +588,8 @@ async def test_old_keys_are_replaced_and_nothing_is_lost() -> None:
         await both.forward.records.flush()
         await write(both.forward, b"two")
         assert await read(both.agent) + await read(both.agent) == b"onetwo"
-        assert both.forward.records._sealer._cipher is not None
-        assert both.forward.records._sealer._cipher.records == 1
+        assert both.forward.records._writer._sealer._cipher is not None
+        assert both.forward.records._writer._sealer._cipher.records == 1
 
 
 async def test_a_key_is_replaced_behind_the_record_that_is_being_written() -> None:
@@ -597,13 +597,13 @@ async def test_a_key_is_replaced_behind_the_record_that_is_being_written() -> No
         async with anyio.create_task_group() as tasks:
             filler = bytes(8 << 20)
             tasks.start_soon(write, both.forward, filler)
-            await until(both.forward.records._sending.locked)
+            await until(both.forward.records._writer._sending.locked)
             assert both.forward.records.tick(both.forward.records._keyed + KEY_LIFETIME + 1)
             await both.forward.records.flush()  # leaves it to the writer
             received = 0
             while received < len(filler):
                 received += len(await read(both.agent))
-        assert not both.forward.records._queue
+        assert not both.forward.records._writer.queue
         await write(both.forward, b"behind it")
         assert await read(both.agent) == b"behind it"
 
@@ -614,8 +614,8 @@ async def test_a_key_that_has_done_its_share_is_replaced(monkeypatch: pytest.Mon
         for number in range(10):
             await write(both.forward, bytes([number]))
             assert await read(both.agent) == bytes([number])
-        assert both.forward.records._sealer._cipher is not None
-        assert both.forward.records._sealer._cipher.records <= 3
+        assert both.forward.records._writer._sealer._cipher is not None
+        assert both.forward.records._writer._sealer._cipher.records <= 3
 
 
 async def test_a_key_that_only_answers_pings_is_replaced_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -645,7 +645,7 @@ async def test_reset_wakes_a_blocked_writer() -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(write_on)
-            await until(both.forward.records._sending.locked)
+            await until(both.forward.records._writer._sending.locked)
             both.forward.reset()
         assert errors
         with anyio.fail_after(PATIENCE), pytest.raises(OSError):
@@ -667,7 +667,9 @@ async def test_a_write_that_was_cut_short_ends_all_writing() -> None:
                 pass
 
 
-@pytest.mark.parametrize("call", [lambda t: t.rest(), lambda t: t.requested(), lambda t: t.collect_early(), lambda t: t.wait_readable()])
+@pytest.mark.parametrize(
+    "call", [lambda t: t.rest(), lambda t: t.requested(), lambda t: t.collect_early(), lambda t: t.on_readable(lambda: None)]
+)
 async def test_cancelling_a_wait_takes_nothing(call: Callable[[Tunnel], Awaitable[object]]) -> None:
     async with far(FORTH) as peer:
         for _ in range(3):
@@ -731,7 +733,7 @@ async def finish(both: Ends) -> None:
 
 async def test_a_tunnel_that_both_ends_keep_is_used_again_under_other_keys() -> None:
     async with kept() as (both, forwards, agents):
-        before = both.forward.records._sealer._cipher._secret  # type: ignore[union-attr]
+        before = both.forward.records._writer._sealer._cipher._secret  # type: ignore[union-attr]
         await write(both.forward, b"first use")
         assert await read(both.agent) == b"first use"
         await finish(both)
@@ -739,7 +741,7 @@ async def test_a_tunnel_that_both_ends_keep_is_used_again_under_other_keys() -> 
         await both.forward.aclose()
         (forward,), (agent,) = forwards, agents
         assert (both.forward.id, forward.id, agent.id) == ("aaaaaaaa", "aaaaaaaa.1", "aaaaaaaa.1")
-        assert forward.records._sealer._cipher._secret != before  # type: ignore[union-attr]
+        assert forward.records._writer._sealer._cipher._secret != before  # type: ignore[union-attr]
         await forward.request(TARGET)
         assert await agent.requested() == TARGET
         await agent.answer_connected(BOUND)

@@ -3,13 +3,16 @@
 Source: docs/spec/forward.md section 4.
 """
 
+from collections.abc import Callable
+
 import anyio
 import anyio.lowlevel
 
 from tuunel.errors import Failure, Reason
 from tuunel.frontdoor import EARLY_LIMIT, HEADER_DEADLINE
 from tuunel.hostguard import HostGuard
-from tuunel.rawstream import RawStream
+from tuunel.rawsocket import Result
+from tuunel.rawstream import RawStream, Rest
 
 
 class GuardedStream:
@@ -55,12 +58,20 @@ class GuardedStream:
         """See `Conduit`."""
         return self._stream.chunk_limit
 
-    async def wait_readable(self) -> None:
+    async def on_readable(self, step: Callable[[], Result | None]) -> Result:
         """See `Conduit`."""
+
+        def steps() -> Result | None:
+            result = step()
+            while result is None and self._cleared:  # the guard has let through more than one step takes
+                result = step()
+            return result
+
         if self._cleared:
             await anyio.lowlevel.checkpoint()
-        else:
-            await self._stream.wait_readable()
+            if (result := steps()) is not None:
+                return result
+        return await self._stream.on_readable(steps)
 
     def read_into(self, buffer: memoryview, limit: int) -> int | None:
         """See `Conduit`. None also while the guard holds back what has come."""
@@ -76,9 +87,9 @@ class GuardedStream:
         del self._cleared[:n]
         return n or None
 
-    async def write_from(self, buffer: memoryview, n: int) -> None:
+    def write_now(self, buffer: memoryview, n: int) -> Rest | None:
         """See `Conduit`."""
-        await self._stream.write_from(buffer, n)
+        return self._stream.write_now(buffer, n)
 
     async def write_eof(self) -> None:
         """See `Conduit`."""

@@ -6,7 +6,7 @@ therefore every side that is not being read is watched. Source: docs/spec/record
 """
 
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
+from enum import Enum, StrEnum
 from functools import partial
 from typing import Final, Generic, TypeVar
 
@@ -16,7 +16,7 @@ import anyio.lowlevel
 from tuunel.buffers import BufferPool
 from tuunel.errors import RemoteProtocolError
 from tuunel.events import Traffic
-from tuunel.rawstream import Conduit
+from tuunel.rawstream import Conduit, Rest
 
 # Seconds. A reset crosses forward proxy, relay and agent, each with a watch of its own: together at most four rounds, within 3 seconds.
 WATCH_INTERVAL: Final = 0.6
@@ -32,6 +32,13 @@ class PumpEnd(StrEnum):
 
     DONE = "done"
     RESET = "reset"
+
+
+class Step(Enum):
+    """Why a direction's steps have paused: a write waits for the sink, or the source has come to its clean end."""
+
+    BLOCKED = "blocked"
+    ENDED = "ended"
 
 
 class Direction(Generic[End]):
@@ -163,22 +170,52 @@ class _Pump(Generic[End]):
         self._scope.cancel()
 
 
-async def copy_available(direction: Direction[End], buffers: BufferPool) -> bool:
-    """Copy what can be read now, one buffer at most, and wait until it is written. False at the source's clean end."""
-    buffer = buffers.borrow()
-    try:
+class Copying:
+    """What one direction of a pump copies, a buffer at a time. `step` is for `on_readable`; `finish` waits for what it could not write."""
+
+    __slots__ = ("_buffer", "_buffers", "_direction", "_n", "_rest")
+
+    def __init__(self, direction: Direction[End], buffers: BufferPool) -> None:
+        self._direction = direction
+        self._buffers = buffers
+        self._buffer: memoryview | None = None
+        self._n = 0
+        self._rest: Rest | None = None
+
+    def step(self) -> Step | None:
+        """Copy what can be read and written now. None: all that was read is written."""
+        direction = self._direction
+        buffer = self._buffer = self._buffers.borrow()
         n = direction.source.read_into(buffer, direction.sink.chunk_limit)
         if n:
-            direction.begin_write()
-            await direction.sink.write_from(buffer, n)
-            direction.end_write(n)
-        return n != 0
-    finally:
-        buffers.give_back(buffer)
+            self._rest = direction.sink.write_now(buffer, n)
+            if self._rest is not None:
+                self._n = n
+                return Step.BLOCKED
+            direction.count(n)
+        self.close()
+        return Step.ENDED if n == 0 else None
+
+    async def finish(self) -> None:
+        """Write the rest, after BLOCKED."""
+        assert self._rest is not None
+        self._direction.begin_write()
+        await self._rest()
+        self._direction.end_write(self._n)
+        self.close()
+
+    def close(self) -> None:
+        """Give back what is borrowed."""
+        self._rest = None
+        if self._buffer is not None:
+            self._buffers.give_back(self._buffer)
+            self._buffer = None
 
 
 async def _copy(direction: Direction[Conduit], buffers: BufferPool) -> None:
-    more = True
-    while more:
-        await direction.source.wait_readable()
-        more = await copy_available(direction, buffers)
+    copying = Copying(direction, buffers)
+    try:
+        while await direction.source.on_readable(copying.step) is Step.BLOCKED:
+            await copying.finish()
+    finally:
+        copying.close()

@@ -8,14 +8,16 @@ import select
 import socket
 import struct
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 import anyio
 
 from tuunel.address import HostPort
 from tuunel.buffers import MAX_BODY, BufferPool
-from tuunel.rawsocket import RawSocket, host_port_of
+from tuunel.rawsocket import RawSocket, Result, host_port_of
 
 LINGER_TIME: Final = 2.0  # seconds that a closing side waits for the other's end; no longer than a command may take to exit
 KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 minutes instead of 2 hours
@@ -26,6 +28,7 @@ KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 mi
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 END_ON_CLOSE: Final = struct.pack("ii", 0, 0)  # struct linger: off, which is the default
 Bytes: TypeAlias = bytes | bytearray | memoryview
+Rest: TypeAlias = Callable[[], Awaitable[object]]  #: writes what could not be written at once; call it, and await it, once
 
 
 class Conduit(Protocol):
@@ -38,10 +41,13 @@ class Conduit(Protocol):
 
     @property
     def chunk_limit(self) -> int:
-        """The largest body that `write_from` likes to be given next; at most MAX_BODY."""
+        """The largest body that `write_now` likes to be given next; at most MAX_BODY."""
 
-    async def wait_readable(self) -> None:
-        """Wait until `read_into` is worth a try. Always yields to other tasks."""
+    async def on_readable(self, step: Callable[[], Result | None]) -> Result:
+        """Call `step` whenever `read_into` is worth a try, until it gives something else than None: that is returned.
+
+        `step` must not wait, nor read more than once; what it raises is raised here. Always yields to other tasks.
+        """
 
     def read_into(self, buffer: memoryview, limit: int) -> int | None:
         """Read into `buffer[1:]` without waiting: how many bytes, 0 at the peer's clean end, None when there is nothing yet.
@@ -49,8 +55,12 @@ class Conduit(Protocol):
         A raw stream reads at most `limit` bytes; a tunnel gives what one record holds, up to MAX_BODY, whatever the limit is.
         """
 
-    async def write_from(self, buffer: memoryview, n: int) -> None:
-        """Write `buffer[1:1+n]` whole. May scribble over `buffer[0]`; done with the buffer when it returns."""
+    def write_now(self, buffer: memoryview, n: int) -> Rest | None:
+        """Write what can be written of `buffer[1:1+n]` without waiting. May scribble over `buffer[0]`.
+
+        None: all of it, and the buffer is the caller's again. Else await the rest before anything else is written, and keep the buffer
+        until then.
+        """
 
     async def write_eof(self) -> None:
         """End this direction cleanly; the other one goes on."""
@@ -102,9 +112,10 @@ class RawStream(RawSocket):
         """Read up to `limit` bytes into `buffer[1:]`: how many, 0 at the end, None when there is nothing yet."""
         return self.receive_into(buffer[1 : 1 + limit])
 
-    async def write_from(self, buffer: memoryview, n: int) -> None:
-        """Write `buffer[1:1+n]` whole; yields only when the kernel takes no more."""
-        await self.send_all(buffer[1 : 1 + n])
+    def write_now(self, buffer: memoryview, n: int) -> Rest | None:
+        """Write what the kernel takes of `buffer[1:1+n]`."""
+        sent = self.send_now(buffer[1 : 1 + n])
+        return None if sent == n else partial(self.send_all, buffer[1 + sent : 1 + n])
 
     async def write_eof(self) -> None:
         """Send FIN."""
@@ -219,15 +230,16 @@ class RawStream(RawSocket):
 
 async def receive_chunk(conduit: Conduit, buffers: BufferPool, limit: int = 65536) -> bytes:
     """Wait for the next bytes of a conduit, as bytes: for parsers, not for bulk. b"" is the peer's clean end."""
-    while True:
-        await conduit.wait_readable()
+
+    def read() -> bytes | None:
         buffer = buffers.borrow()
         try:
             n = conduit.read_into(buffer, limit)
-            if n is not None:
-                return bytes(buffer[1 : 1 + n])
+            return None if n is None else bytes(buffer[1 : 1 + n])
         finally:
             buffers.give_back(buffer)
+
+    return await conduit.on_readable(read)
 
 
 async def send_bytes(conduit: Conduit, buffers: BufferPool, data: Bytes) -> None:
@@ -238,7 +250,8 @@ async def send_bytes(conduit: Conduit, buffers: BufferPool, data: Bytes) -> None
         buffer = buffers.borrow()
         try:
             buffer[1 : 1 + n] = rest[:n]
-            await conduit.write_from(buffer, n)
+            if unwritten := conduit.write_now(buffer, n):
+                await unwritten()
         finally:
             buffers.give_back(buffer)
         rest = rest[n:]

@@ -16,19 +16,17 @@ from tuunel.buffers import BufferPool
 from tuunel.e2e.records import RecordOpener, RecordSealer
 from tuunel.e2e.wire import FIN_BODY, FIN_RECYCLABLE, RecordType, Reset, is_recyclable
 from tuunel.errors import Reason, RemoteProtocolError
-from tuunel.rawstream import Bytes, RawStream
+from tuunel.rawsocket import Result
+from tuunel.rawstream import RawStream, Rest
+from tuunel.recordwriter import RecordWriter, TunnelCut
 
 QUIET: Final = 15.0  #: seconds without a record before a PING
 DEAD: Final = 30.0  #: seconds without a record before the tunnel is lost
 KEY_LIFETIME: Final = 3600.0  #: seconds before this end's keys are replaced
-SMALL_AGAIN: Final = 1.0  #: seconds without a record after which records start small again
+_RECORD_BURST: Final = 16  #: records taken in one go, before other connections have their turn
 _CONTROL_BURST: Final = 64  #: records without app bytes handled in one go: a peer that sends nothing else must not starve other tunnels
 
 Decoded = TypeVar("Decoded")
-
-
-class TunnelCut(ConnectionResetError):
-    """The tunnel ended before its end: the text says how. An OSError, because the app behind this end must see a reset."""
 
 
 class RecordStream:
@@ -43,22 +41,16 @@ class RecordStream:
         self.rtt: float | None = None
         self.cut_reason = ""  #: why the tunnel was cut, "" while it was not
         self.heard = self.opened = time.monotonic()  #: when the last record came; when the tunnel was opened
-        self._sealer = sealer
+        self._writer = RecordWriter(stream, sealer, buffers, self._check_whole)
         self._opener = opener
         self._buffers = buffers
-        self._sending = anyio.Lock(fast_acquire=True)
-        # What to send when the writer is free, one record of a type and the newest at that: a peer that floods us with PINGs and
-        # takes no answer must not fill our memory.
-        self._queue: dict[RecordType, bytes] = {}
-        self._torn = False  # a record was sent in part: nothing behind it would mean anything
-        self._fin_sent = False
         self._recyclable = False  # by this end's FIN
         self._peer_recyclable = False  # by the peer's
         self._renewed = False  # this end has begun the next use, and the peer has not yet
         self._peer_renewed = False  # the other way round
-        self._more = True  # records may have come with the handshake
+        self._more = True  # a record may be here that no wait for the socket would tell of: it came with the handshake, or behind another
         self._reading_since: float | None = None
-        self._keyed = self._written = time.monotonic()
+        self._keyed = time.monotonic()
         self._pinged: tuple[bytes, float] | None = None
 
     # reading
@@ -74,9 +66,38 @@ class RecordStream:
         if self._more or self.read_ended:
             await anyio.lowlevel.checkpoint()
             return
+        with self._reading():
+            await self.stream.wait_readable()
+
+    async def on_readable(self, step: Callable[[], Result | None]) -> Result:
+        """Call `step` whenever `take_into` is worth a try, until it gives something else than None, as `RawSocket.on_readable` does."""
+        outcome: Result | None = None
+
+        def steps() -> bool | None:
+            nonlocal outcome
+            for _ in range(_RECORD_BURST):
+                outcome = step()
+                if outcome is not None or self._writer.queue:
+                    return True
+                if not (self._more or self.read_ended):
+                    return None
+            return True
+
+        while outcome is None:
+            await self.flush()
+            if self._more or self.read_ended:
+                await anyio.lowlevel.checkpoint()
+                steps()
+            else:
+                with self._reading():
+                    await self.stream.on_readable(steps)
+        return outcome
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         self._reading_since = time.monotonic()
         try:
-            await self.stream.wait_readable()
+            yield
         finally:
             self._reading_since = None
 
@@ -129,7 +150,7 @@ class RecordStream:
             raise
         except OSError as error:
             self._cut(error.strerror or str(error))
-        self._more = True
+        self._more = self._opener.has_record
         self.heard = time.monotonic()
         if record[0] is RecordType.FIN:
             self._peer_recyclable = is_recyclable(buffer[1])
@@ -141,7 +162,7 @@ class RecordStream:
         """The peer begins the next use: it must have seen both ends, and both must have offered it."""
         if self._renewed:
             self._renewed = False
-        elif self._fin_sent and self._recyclable and self._peer_recyclable:
+        elif self._writer.ended and self._recyclable and self._peer_recyclable:
             self._peer_renewed = True
         else:
             self._cut("the next use was begun before this one had ended")
@@ -149,7 +170,7 @@ class RecordStream:
     def _housekeep(self, kind: RecordType, body: bytes) -> None:
         match kind:
             case RecordType.PING:
-                self._queue[RecordType.PONG] = body
+                self._writer.queue[RecordType.PONG] = body
             case RecordType.PONG:
                 if self._pinged and body == self._pinged[0]:
                     self.rtt = self.heard - self._pinged[1]
@@ -167,83 +188,43 @@ class RecordStream:
     @property
     def chunk_limit(self) -> int:
         """The largest body worth sealing now; it grows while the socket takes whole records."""
-        return self._sealer.chunk_limit
+        return self._writer.chunk_limit
 
-    async def send_data(self, buffer: memoryview, n: int) -> None:
-        """Seal `buffer[1:1+n]` as one DATA record and send it. Raises OSError when the connection is gone."""
-        async with self._sending:
-            self._check_sendable()
-            await self._renew_key()
-            out = self._buffers.borrow()
-            try:
-                length = self._sealer.seal_into(buffer, n, RecordType.DATA, out)
-                self._sealer.whole_writes(await self._transmit(out[:length]))
-            finally:
-                self._buffers.give_back(out)
-            await self._send_queue()
+    def send_data(self, buffer: memoryview, n: int) -> Rest | None:
+        """Seal `buffer[1:1+n]` as one DATA record and send it, without waiting where that is possible; see `Conduit.write_now`.
+
+        Raises OSError when the connection is gone, and so does the rest.
+        """
+        return self._writer.send_data(buffer, n)
 
     async def send(self, kind: RecordType, body: bytes) -> None:
         """Send one small record. Raises as `send_data`."""
-        await self.send_records([(kind, body)])
+        await self._writer.send([(kind, body)])
 
     async def send_records(self, records: Iterable[tuple[RecordType, bytes]]) -> None:
         """Seal small records, in order, and send them in one write. Raises as `send_data`."""
-        async with self._sending:
-            self._check_sendable()
-            await self._renew_key()
-            await self._transmit(b"".join(self._sealer.seal(kind, body) for kind, body in records))
-            await self._send_queue()
+        await self._writer.send(records)
 
     async def send_with_ping(self, kind: RecordType, body: bytes) -> None:
         """Send one small record and a PING behind it, whose answer shows that the peer lives. Raises as `send_data`."""
-        async with self._sending:
-            self._check_sendable()
-            nonce = self._start_ping()
-            await self._transmit(self._sealer.seal(kind, body) + self._sealer.seal(RecordType.PING, nonce))
+        await self._writer.send([(kind, body), (RecordType.PING, self._start_ping())])
 
     async def send_fin(self, *, recyclable: bool) -> None:
         """End this direction of this use, once; `recyclable` offers another use. Raises as `send_data`."""
-        if self._fin_sent:
-            return
-        self._fin_sent = True
-        self._recyclable = recyclable
-        async with self._sending:
-            self._check_sendable()
-            self._queue.pop(RecordType.KEY_UPDATE, None)  # behind FIN it would begin the next use
-            await self._transmit(self._sealer.seal(RecordType.FIN, FIN_RECYCLABLE if recyclable else FIN_BODY))
-            await self._send_queue()
+        if not self._writer.ended:
+            self._recyclable = recyclable
+            await self._writer.send_fin(FIN_RECYCLABLE if recyclable else FIN_BODY)
 
     async def flush(self) -> None:
         """Send what is queued, unless a writer is at work: it does so when it is done. Raises as `send_data`."""
-        if self._queue and not self._sending.locked():
-            async with self._sending:
-                self._check_sendable()
-                await self._send_queue()
-
-    async def _send_queue(self) -> None:
-        while self._queue:
-            await self._renew_key()
-            kind = next(iter(self._queue))
-            await self._transmit(self._sealer.seal(kind, self._queue.pop(kind)))
-
-    async def _renew_key(self) -> None:
-        if self._sealer.needs_key_update and not self._fin_sent:
-            await self._transmit(self._sealer.key_update())
-
-    async def _transmit(self, data: Bytes) -> bool:
-        """Send whole records; the caller holds the lock. True when the socket took them at once."""
-        self._torn = True
-        whole = await self.stream.send_all(data)
-        self._torn = False
-        self._written = time.monotonic()
-        return whole
+        await self._writer.flush()
 
     # ends
 
     @property
     def finished(self) -> bool:
         """Whether both directions of this use have ended."""
-        return self._fin_sent and self.read_ended
+        return self._writer.ended and self.read_ended
 
     @property
     def may_be_renewed(self) -> bool:
@@ -252,20 +233,15 @@ class RecordStream:
 
     async def renew(self) -> None:
         """Begin the next use, where `may_be_renewed`: from here on all is as behind the handshake. Raises as `send_data`."""
-        async with self._sending:
-            self._check_sendable()
-            await self._transmit(self._sealer.key_update())
-        self._sealer.restart_growth()
+        await self._writer.renew()
         self._keyed = time.monotonic()
         self._renewed = not self._peer_renewed
-        self._fin_sent = self._recyclable = self._peer_recyclable = self._peer_renewed = False
+        self._recyclable = self._peer_recyclable = self._peer_renewed = False
 
     def reset(self, reason: Reason | None = None) -> None:
         """Cut the tunnel: RESET (with `reason`) if the connection takes it at once, and a TCP reset in any case. Idempotent."""
         if not (self.cut_reason or self.closed):
-            if not (self._sending.locked() or self._torn):
-                with suppress(OSError):
-                    self.stream.send_now(self._sealer.seal(RecordType.RESET, Reset(reason).encode()))
+            self._writer.send_last(RecordType.RESET, Reset(reason).encode())
             self.cut_reason = f"cut at this end{f' ({reason})' if reason else ''}"
         self._end()
 
@@ -302,23 +278,22 @@ class RecordStream:
 
         The timers stand still while this end is blocked on writing or does not read: a reader that pauses loses nothing.
         """
-        if now - self._keyed > KEY_LIFETIME and not self._fin_sent:
+        if now - self._keyed > KEY_LIFETIME and not self._writer.ended:
             self._keyed = now
-            self._queue[RecordType.KEY_UPDATE] = b""
-        if now - self._written > SMALL_AGAIN:
-            self._sealer.restart_growth()
+            self._writer.queue[RecordType.KEY_UPDATE] = b""
+        self._writer.start_small_after_a_pause(now)
         reading = self._reading_since is not None or self.read_ended
-        if not reading or self._sending.locked():
+        if not reading or self._writer.busy:
             self.heard = now
             self._pinged = None
-            return bool(self._queue)
+            return bool(self._writer.queue)
         quiet = now - max(self.heard, self._reading_since or 0)
         if quiet > DEAD:
             with suppress(TunnelCut):
                 self._cut(f"nothing was heard for {DEAD:.0f} s")
         elif quiet > QUIET and self._pinged is None:
-            self._queue[RecordType.PING] = self._start_ping()
-        return bool(self._queue)
+            self._writer.queue[RecordType.PING] = self._start_ping()
+        return bool(self._writer.queue)
 
     def _start_ping(self) -> bytes:
         nonce = os.urandom(8)
@@ -340,11 +315,6 @@ class RecordStream:
         if self.closed:
             raise anyio.ClosedResourceError
 
-    def _check_sendable(self) -> None:
-        self._check_whole()
-        if self._torn:
-            raise TunnelCut("a record could not be sent whole")
-
     def _cut(self, reason: str) -> NoReturn:
         self.cut_reason = self.cut_reason or reason
         self._end()
@@ -353,5 +323,4 @@ class RecordStream:
     def _end(self) -> None:
         self.stream.reset()  # nothing more happens to a stream that was closed cleanly
         self._opener.close()
-        self._sealer.close()
-        self._queue.clear()
+        self._writer.close()

@@ -15,8 +15,10 @@ import anyio.lowlevel
 from tuunel.address import HostPort
 from tuunel.e2e.wire import Connected, Error, RecordType, Target
 from tuunel.errors import Failure, Reason, Speaker
-from tuunel.rawstream import RawStream
-from tuunel.recordstream import RecordStream, TunnelCut
+from tuunel.rawsocket import Result
+from tuunel.rawstream import RawStream, Rest
+from tuunel.recordstream import RecordStream
+from tuunel.recordwriter import TunnelCut
 
 __all__ = ["Tunnel", "TunnelCut"]
 
@@ -76,13 +78,14 @@ class Tunnel:
         """The largest body worth sealing now; it grows while the socket takes whole records."""
         return self.records.chunk_limit
 
-    async def wait_readable(self) -> None:
-        """Wait until `read_into` is worth a try."""
+    async def on_readable(self, step: Callable[[], Result | None]) -> Result:
+        """See `Conduit`."""
         self._check_open()
-        if self._early:
+        while self._early:
             await anyio.lowlevel.checkpoint()
-        else:
-            await self.records.wait()
+            if (result := step()) is not None:
+                return result
+        return await self.records.on_readable(step)
 
     def read_into(self, buffer: memoryview, limit: int) -> int | None:
         """Read one DATA record's body into `buffer[1:]`; 0 after FIN, None when nothing is there. Raises TunnelCut."""
@@ -99,10 +102,10 @@ class Tunnel:
             return None
         return record[1] if record[0] is RecordType.DATA else 0
 
-    async def write_from(self, buffer: memoryview, n: int) -> None:
-        """Seal `buffer[1:1+n]` as one record and send it. Raises OSError when the connection is gone."""
+    def write_now(self, buffer: memoryview, n: int) -> Rest | None:
+        """Seal `buffer[1:1+n]` as one record and send it. It or its rest raises OSError when the connection is gone."""
         self._check_open()
-        await self.records.send_data(buffer, n)
+        return self.records.send_data(buffer, n)
 
     async def write_eof(self) -> None:
         """Send FIN; the other direction goes on."""
@@ -215,6 +218,6 @@ class Tunnel:
         return self.records.take(*wanted)
 
     async def send_records(self, records: Iterable[tuple[RecordType, bytes]]) -> None:
-        """Seal small records, in order, and send them in one write. Raises as `write_from`."""
+        """Seal small records, in order, and send them in one write. Raises as `write_now`."""
         self._check_open()
         await self.records.send_records(records)

@@ -138,7 +138,7 @@ CHECKS = (
     Check(
         "a tunnel is renewed only behind this end's FIN that offered it",
         "recordstream.py",
-        "elif self._fin_sent and self._recyclable and self._peer_recyclable:",
+        "elif self._writer.ended and self._recyclable and self._peer_recyclable:",
         "elif self._peer_recyclable:",
         "A peer keeps a tunnel that this end wanted to end, by age or by revoke.",
         ("tests/test_tunnel.py::test_a_next_use_that_is_begun_before_this_one_has_ended_cuts_the_tunnel[asyncio]",),
@@ -146,8 +146,8 @@ CHECKS = (
     Check(
         "a tunnel is renewed only where the peer offered it",
         "recordstream.py",
-        "elif self._fin_sent and self._recyclable and self._peer_recyclable:",
-        "elif self._fin_sent and self._recyclable:",
+        "elif self._writer.ended and self._recyclable and self._peer_recyclable:",
+        "elif self._writer.ended and self._recyclable:",
         "A use begins that the peer has not agreed to, and its request is lost.",
         ("tests/test_tunnel.py::test_a_next_use_that_one_end_did_not_offer_cuts_the_tunnel[asyncio-\\x00-True]",),
     ),
@@ -186,8 +186,8 @@ CHECKS = (
     Check(
         "what is queued for the peer is bounded",
         "recordstream.py",
-        "self._queue[RecordType.PONG] = body",
-        'self._queue[RecordType.PONG] = self._queue.get(RecordType.PONG, b"") + body',
+        "self._writer.queue[RecordType.PONG] = body",
+        'self._writer.queue[RecordType.PONG] = self._writer.queue.get(RecordType.PONG, b"") + body',
         "A flood of PINGs fills the memory.",
         ("tests/test_tunnel.py::test_a_flood_of_pings_to_a_blocked_end_holds_one_answer[asyncio]",),
     ),

@@ -19,7 +19,7 @@ from tuunel.errors import TuunelError
 from tuunel.establish import initiate, respond
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.pump import PumpEnd
-from tuunel.rawstream import RawStream
+from tuunel.rawstream import RawStream, receive_chunk, send_bytes
 from tuunel.relay.client import fresh_key
 from tuunel.relay.switchboard import Pipe
 from tuunel.relay.wire import PairedAgent
@@ -120,27 +120,14 @@ class Middle(Plot):
             while data := await self._receive(source):
                 self.read += data
                 changed = altered(data)
-                buffer = self.buffers.borrow()
-                try:
-                    buffer[1 : 1 + len(changed)] = changed
-                    await sink.write_from(buffer, len(changed))
-                finally:
-                    self.buffers.give_back(buffer)
+                await send_bytes(sink, self.buffers, changed)
             await sink.write_eof()
             return
         source.reset()
         sink.reset()
 
     async def _receive(self, source: Tunnel) -> bytes:
-        while True:
-            await source.wait_readable()
-            buffer = self.buffers.borrow()
-            try:
-                n = source.read_into(buffer, MAX_BODY)
-                if n is not None:
-                    return bytes(buffer[1 : 1 + n])
-            finally:
-                self.buffers.give_back(buffer)
+        return await receive_chunk(source, self.buffers, MAX_BODY)
 
 
 class Host(Middle):
@@ -151,12 +138,7 @@ class Host(Middle):
         await client.answer_connected(pipe.forward.stream.local)
         self.read += await self._receive(client)
         lie = b"told by the relay\n"
-        buffer = self.buffers.borrow()
-        buffer[1 : 1 + len(lie)] = lie
-        try:
-            await client.write_from(buffer, len(lie))
-        finally:
-            self.buffers.give_back(buffer)
+        await send_bytes(client, self.buffers, lie)
         await client.write_eof()
         while self.read and await self._receive(client):
             pass

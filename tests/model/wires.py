@@ -8,6 +8,7 @@ import anyio.lowlevel
 
 from tuunel.address import HostPort
 from tuunel.buffers import MAX_BODY
+from tuunel.rawsocket import Result
 from tuunel.rawstream import Bytes, RawStream
 
 CAPACITY = 128 * 1024  #: bytes on the wire and unread together: behind them a writer waits
@@ -152,6 +153,13 @@ class WireStream(RawStream):
         while not (self._closed or self._into.readable):
             await self._into.change()
         self._check_open()
+
+    async def on_readable(self, step: Callable[[], Result | None]) -> Result:
+        result = None
+        while result is None:
+            await self.wait_readable()
+            result = step()
+        return result
 
     async def wait_writable(self) -> None:
         self._check_open()

@@ -223,6 +223,14 @@ class RecordOpener:
         """The peer has proven its identity, and may send large records."""
         self._max_body = MAX_BODY
 
+    @property
+    def has_record(self) -> bool:
+        """Whether `open_into` is worth a call before more bytes come: a whole record is here, or a breach, or bytes not looked at yet."""
+        if self._end - self._start < HEADER:
+            return bool(self._backlog)
+        length = int.from_bytes(self._held[:HEADER], "big")
+        return bool(self._backlog) or HEADER + length <= self._end - self._start or not 1 + TAG <= length <= 1 + self._max_body + TAG
+
     def room(self) -> memoryview:
         """Where the next ciphertext may be written: never empty, and no longer than what is useful. `received` must follow."""
         self._live()

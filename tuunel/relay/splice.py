@@ -14,7 +14,7 @@ from typing import Final
 
 from tuunel.buffers import BufferPool
 from tuunel.events import Traffic
-from tuunel.pump import Direction, PumpEnd, copy_available, pump_both_ways
+from tuunel.pump import Copying, Direction, PumpEnd, Step, pump_both_ways
 from tuunel.rawstream import RawStream
 
 PIPE_SIZE: Final = 1024 * 1024  # bytes; the most that Linux grants without privilege. Smaller ones cost up to four times the CPU.
@@ -44,13 +44,11 @@ class Pipe:
             return self.held > 0
         return True
 
-    async def drain(self, sink: RawStream) -> None:
-        """Give all it holds to `sink`."""
-        while self.held:
-            try:
+    def drain(self, sink: RawStream) -> None:
+        """Give `sink` what it takes, without waiting."""
+        with suppress(BlockingIOError):
+            while self.held:
                 self.held -= os.splice(self.read_end, sink.fileno(), self.held, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
-            except BlockingIOError:
-                await sink.wait_writable()
 
     def close(self) -> None:
         """Free the descriptors; bytes in it are gone."""
@@ -114,30 +112,64 @@ async def splice_both_ways(
             direction.begin_write()
             await direction.sink.send_all(first)
             direction.end_write(len(first))
-        more = True
-        while more:
-            await direction.source.wait_readable()
-            more = await _move_available(direction, pipes)
+        moving = _Moving(direction, pipes)
+        try:
+            while await direction.source.on_readable(moving.step) is Step.BLOCKED:
+                await moving.finish()
+        finally:
+            moving.close()
 
     return await pump_both_ways(a, b, traffic, carry)
 
 
-async def _move_available(direction: Direction[RawStream], pipes: PipePool) -> bool:
-    """Move what can be read now, one pipe at most, and wait until it is written. False at the source's clean end."""
-    pipe = pipes.borrow()
-    if pipe is None:
-        return await copy_available(direction, pipes.buffers)
-    try:
-        more = pipe.fill(direction.source)
-        if held := pipe.held:
-            direction.begin_write()
-            await pipe.drain(direction.sink)
-            direction.end_write(held)
-    except OSError as error:
-        if error.errno not in REFUSED or pipe.held:
-            raise
-        pipes.refuse()
-        return await copy_available(direction, pipes.buffers)
-    finally:
-        pipes.give_back(pipe)
-    return more
+class _Moving:
+    """What one direction moves, a pipe at a time, or copies where there is no pipe. As `Copying`."""
+
+    __slots__ = ("_copying", "_direction", "_pipe", "_pipes", "_taken")
+
+    def __init__(self, direction: Direction[RawStream], pipes: PipePool) -> None:
+        self._direction = direction
+        self._pipes = pipes
+        self._copying = Copying(direction, pipes.buffers)
+        self._pipe: Pipe | None = None
+        self._taken = 0
+
+    def step(self) -> Step | None:
+        """Move what can be read and written now, one pipe at most."""
+        pipe = self._pipe = self._pipes.borrow()
+        if pipe is None:
+            return self._copying.step()
+        try:
+            more = pipe.fill(self._direction.source)
+            self._taken = pipe.held
+            pipe.drain(self._direction.sink)
+        except OSError as error:
+            if error.errno not in REFUSED or pipe.held:
+                raise
+            self._pipes.refuse()
+            self.close()
+            return self._copying.step()
+        if pipe.held:
+            return Step.BLOCKED
+        self._direction.count(self._taken)
+        self.close()
+        return None if more else Step.ENDED
+
+    async def finish(self) -> None:
+        """Move the rest, after BLOCKED."""
+        if self._pipe is None:
+            await self._copying.finish()
+            return
+        self._direction.begin_write()
+        while self._pipe.held:
+            await self._direction.sink.wait_writable()
+            self._pipe.drain(self._direction.sink)
+        self._direction.end_write(self._taken)
+        self.close()
+
+    def close(self) -> None:
+        """Give back what is borrowed."""
+        self._copying.close()
+        if self._pipe is not None:
+            self._pipes.give_back(self._pipe)
+            self._pipe = None

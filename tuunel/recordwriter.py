@@ -1,0 +1,175 @@
+"""The writing half of a tunnel's records: whole and in order, one writer after the other, keys replaced in time.
+
+Source: docs/spec/records.md.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Final
+
+import anyio
+
+from tuunel.buffers import BufferPool
+from tuunel.e2e.records import RecordSealer
+from tuunel.e2e.wire import RecordType
+from tuunel.rawstream import Bytes, RawStream, Rest
+
+SMALL_AGAIN: Final = 1.0  #: seconds without a record after which records start small again
+
+
+class TunnelCut(ConnectionResetError):
+    """The tunnel ended before its end: the text says how. An OSError, because the app behind this end must see a reset."""
+
+
+class RecordWriter:
+    """Seals and sends records on `stream`, which it does not own. Any number of tasks may write; each record goes out whole.
+
+    `check_whole` raises when the tunnel is over: it is asked before each write, which then raises the same. Every write raises OSError
+    when the connection is gone. One that was cancelled, or has failed, leaves the writer of no use but for `close`.
+    """
+
+    def __init__(self, stream: RawStream, sealer: RecordSealer, buffers: BufferPool, check_whole: Callable[[], None]) -> None:
+        self.written = time.monotonic()  #: when the last record went out
+        self.ended = False  #: FIN is out, or will be next: no KEY_UPDATE may follow it in this use
+        # What to send when the writer is free, one record of a type and the newest at that: a peer that floods us with PINGs and
+        # takes no answer must not fill our memory.
+        self.queue: dict[RecordType, bytes] = {}
+        self._stream = stream
+        self._sealer = sealer
+        self._buffers = buffers
+        self._check_whole = check_whole
+        self._sending = anyio.Lock(fast_acquire=True)
+        self._unsent: tuple[memoryview, int, int] | None = None  # a borrowed buffer: what lies between the numbers goes out first
+        self._torn = False  # a record was sent in part and never will be whole: nothing behind it would mean anything
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is under way: a task is at work on it, or will be as soon as it runs."""
+        return self._unsent is not None or self._sending.locked()
+
+    @property
+    def chunk_limit(self) -> int:
+        """The largest body worth sealing now; it grows while the socket takes whole records."""
+        return self._sealer.chunk_limit
+
+    def send_data(self, buffer: memoryview, n: int) -> Rest | None:
+        """Seal `buffer[1:1+n]` as one DATA record and send it, without waiting where that is possible; see `Conduit.write_now`."""
+        self._check_sendable()
+        if self.busy or self.queue or self._sealer.needs_key_update:
+            return partial(self._send_data_in_turn, buffer, n)
+        return None if self._send_record(buffer, n) else self._send_unsent
+
+    async def _send_data_in_turn(self, buffer: memoryview, n: int) -> None:
+        async with self._turn():
+            await self._renew_key()
+            self._send_record(buffer, n)
+            await self._finish_record()
+            await self._send_queue()
+
+    async def _send_unsent(self) -> None:
+        async with self._turn():
+            await self._send_queue()
+
+    def _send_record(self, buffer: memoryview, n: int) -> bool:
+        """Seal, send what the socket takes now, and hold the rest. Whether it took all."""
+        out = self._buffers.borrow()
+        sent = length = 0
+        try:
+            length = self._sealer.seal_into(buffer, n, RecordType.DATA, out)
+            sent = self._stream.send_now(out[:length])
+            self.written = time.monotonic()
+        finally:
+            if sent < length:
+                self._unsent = out, sent, length
+            else:
+                self._buffers.give_back(out)
+        self._sealer.whole_writes(sent == length)
+        return sent == length
+
+    async def send(self, records: Iterable[tuple[RecordType, bytes]]) -> None:
+        """Seal small records, in order, and send them in one write."""
+        async with self._turn():
+            await self._renew_key()
+            await self._transmit(b"".join(self._sealer.seal(kind, body) for kind, body in records))
+            await self._send_queue()
+
+    async def send_fin(self, body: bytes) -> None:
+        """End this direction of this use."""
+        self.ended = True
+        async with self._turn():
+            self.queue.pop(RecordType.KEY_UPDATE, None)  # behind FIN it would begin the next use
+            await self._transmit(self._sealer.seal(RecordType.FIN, body))
+            await self._send_queue()
+
+    async def renew(self) -> None:
+        """Begin the next use: from here on all is as behind the handshake."""
+        async with self._turn():
+            await self._transmit(self._sealer.key_update())
+        self._sealer.restart_growth()
+        self.ended = False
+
+    async def flush(self) -> None:
+        """Send what is queued, unless a writer is at work: it does so when it is done."""
+        if self.queue and not self.busy:
+            async with self._turn():
+                await self._send_queue()
+
+    def send_last(self, kind: RecordType, body: bytes) -> None:
+        """Send one record if nothing else is half sent, and the socket takes it at once. Never raises OSError."""
+        if not (self.busy or self._torn):
+            with suppress(OSError):
+                self._stream.send_now(self._sealer.seal(kind, body))
+
+    def start_small_after_a_pause(self, now: float) -> None:
+        """Asked once a second: records are small again after a second without one."""
+        if now - self.written > SMALL_AGAIN:
+            self._sealer.restart_growth()
+
+    def close(self) -> None:
+        """Drop the secrets, what is queued and what is unsent. Idempotent."""
+        self._sealer.close()
+        self.queue.clear()
+        if self._unsent is not None:
+            self._buffers.give_back(self._unsent[0])
+            self._unsent = None
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """The right to send whole records, behind what has been sealed before."""
+        async with self._sending:
+            self._check_sendable()
+            await self._finish_record()
+            yield
+
+    async def _finish_record(self) -> None:
+        """Send the rest of a record that has been sent in part."""
+        if self._unsent is None:
+            return
+        (out, sent, length), self._unsent = self._unsent, None
+        try:
+            await self._transmit(out[sent:length])
+        finally:
+            self._buffers.give_back(out)
+
+    async def _send_queue(self) -> None:
+        while self.queue:
+            await self._renew_key()
+            kind = next(iter(self.queue))
+            await self._transmit(self._sealer.seal(kind, self.queue.pop(kind)))
+
+    async def _renew_key(self) -> None:
+        if self._sealer.needs_key_update and not self.ended:
+            await self._transmit(self._sealer.key_update())
+
+    async def _transmit(self, data: Bytes) -> None:
+        self._torn = True
+        await self._stream.send_all(data)
+        self._torn = False
+        self.written = time.monotonic()
+
+    def _check_sendable(self) -> None:
+        self._check_whole()
+        if self._torn:
+            raise TunnelCut("a record could not be sent whole")
