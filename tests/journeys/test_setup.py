@@ -71,7 +71,7 @@ def test_git_clones_and_fetches_over_http_on_any_port(desk: Desk, tmp_path: Path
     bare, work = tmp_path / "project.git", tmp_path / "work"
     (desk.home / ".gitconfig").write_text("[user]\n\tname = Ann\n\temail = ann@example.org\n[receive]\n\tautogc = false")
     before = (desk.home / ".gitconfig").read_bytes()
-    run([git, "init", "-q", "--bare", str(bare)], desk.env)
+    run([git, "init", "-q", "--bare", "--initial-branch=main", str(bare)], desk.env)
     run([git, "init", "-q", str(work)], desk.env)
     (work / "data").write_bytes(os.urandom(100_000))
     run([git, "-C", str(work), "add", "data"], desk.env)
