@@ -74,6 +74,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "control",
         "ledger",
         "listeners",
+        "supervisor",
         "direct",
         "shelf",
         "relay.splice",
@@ -107,7 +108,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "udpforward",
     ),
     "roles": ("doors", "relay.server", "agent", "proxy", "forward", "pairing", "netcat", "netcat_udp", "netcat_alone"),
-    "edge": ("display", "journal", "demo", "cli.*", "__main__"),
+    "edge": ("display", "journal", "config", "configfile", "demo", "cli.*", "__main__"),
 }
 
 NETWORK_AND_CLOCK = (

@@ -20,7 +20,7 @@ from tuunel.events import (
     RelayStateChanged,
     Traffic,
 )
-from tuunel.journal import EVENT_NAMES, MAX_HELD, JsonJournal, LogJournal
+from tuunel.journal import EVENT_NAMES, MAX_HELD, JsonJournal, Level, LogJournal, Threshold
 
 HOSTILE = "evil\n2026-01-01T00:00:00Z ALARM: forged\x1b[31m\u202e"
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "events.md"
@@ -129,6 +129,38 @@ def test_a_closed_line_says_how_many_datagrams_were_lost_here() -> None:
     assert stream.getvalue().endswith("#7 ended done, 0 bytes up, 0 bytes down, 3 datagrams lost here\n")
 
 
+def test_a_closed_line_names_its_tunnel() -> None:
+    out = Json()
+    for event in every_event():
+        out.journal(event)
+    assert [line["event"] for line in out.lines() if line.get("tunnel") == "k7q2abcd"] == ["changed", "closed"]
+
+
+@pytest.mark.parametrize(
+    ("level", "kept"),
+    [
+        (Level.ERROR, [Ready, Alarm]),
+        (Level.WARNING, [Ready, Notice, Alarm]),
+        (Level.NOTICE, [Ready, RelayStateChanged, DeviceSeen, Notice, Alarm]),
+        (Level.INFO, [type(event) for event in every_event()]),
+    ],
+)
+def test_a_level_keeps_what_is_as_serious_and_always_ready(level: Level, kept: list[type[Event]]) -> None:
+    heard: list[Event] = []
+    threshold = Threshold(heard.append, Level.INFO)
+    threshold.level = level
+    for event in every_event():
+        threshold(event)
+    assert [type(event) for event in heard] == kept
+
+
+def test_a_relay_that_is_lost_is_a_warning() -> None:
+    heard: list[Event] = []
+    lost = RelayStateChanged("relay.example.net:7443", "offline", "gone")
+    Threshold(heard.append, Level.WARNING)(lost)
+    assert heard == [lost]
+
+
 def test_hostile_text_stays_inside_its_json_string() -> None:
     out = Json()
     out.journal(Ready("agent"))
@@ -167,7 +199,7 @@ def test_log_lines_read_like_sentences() -> None:
         "relay relay.example.net:7443 online",
         "#1 home.tuunel:80, device home, by socks5, path relay",
         "#1 open, tunnel k7q2abcd",
-        "#1 ended done, 0 bytes up, 0 bytes down",
+        "#1 ended done, tunnel k7q2abcd, 0 bytes up, 0 bytes down",
         "device mrupz-3btpu (laptop) paired",
         "read me once",
         "ALARM: something is wrong",

@@ -103,6 +103,16 @@ class Agent:
         """Take no more tunnels; `run` returns when those that carry something have finished."""
         self._services.cancel()
 
+    async def reload(self, allow: Sequence[DeviceID], admit_enrolled: bool) -> None:  # noqa: FBT001 - as the command line gives them
+        """Admit these from now on, and tell the relay what the grants file says. A device that may no longer come in is cut off.
+
+        StateError when the file is unusable: it then admits nobody.
+        """
+        self._grants.admit_without_pairing(allow, enrolled=admit_enrolled)
+        self._admit_enrolled = admit_enrolled
+        self._grants.grants(int(time.time()))
+        await self._grants_changed()
+
     async def _serve(self, tunnels: TaskGroup) -> None:
         presence = Presence(
             self._relay,

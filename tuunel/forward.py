@@ -78,6 +78,10 @@ class Forward:
         """Take no more clients; `run` returns when those that are connected have finished. UDP knows no such end, and ends at once."""
         self._stop.set()
 
+    async def reload(self) -> None:
+        """Read the book of devices, as every connection does: StateError when it is unusable."""
+        self._reach.devices.devices()
+
     async def _serve(self) -> None:
         async with anyio.create_task_group() as clients:
             for datagrams in self._datagrams:

@@ -106,8 +106,12 @@ class Grants:
 
     def __init__(self, path: Path, allow: Iterable[DeviceID] = (), *, admit_enrolled: bool = False) -> None:
         self._file = StateFile(path, VERSION, _decode, _encode)
+        self.admit_without_pairing(allow, enrolled=admit_enrolled)
+
+    def admit_without_pairing(self, allow: Iterable[DeviceID], *, enrolled: bool) -> None:
+        """Replace `allow` and `admit_enrolled`."""
         self._allow = tuple(dict.fromkeys(allow))
-        self._admit_enrolled = admit_enrolled
+        self._admit_enrolled = enrolled
 
     def grants(self, now: int) -> list[Grant]:
         """Return every live grant, those of `allow` behind the others."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Final, TextIO
 
 from tuunel.events import (
@@ -17,6 +18,7 @@ from tuunel.events import (
     ConnectionClosed,
     ConnectionOpened,
     DeviceSeen,
+    Emit,
     Event,
     Notice,
     Ready,
@@ -36,9 +38,17 @@ EVENT_NAMES: Final[dict[type[Event], str]] = {
     Alarm: "alarm",
 }
 NO_DOORS: Final = frozenset({"", "tunnel", "relay"})  # a relay and an agent have one way in: nothing to tell apart
+Now = Callable[[], datetime]
 MAX_HELD = 256  # events kept while a role is not ready yet; a relay that stays away says little, and the oldest is worth least
 
-Now = Callable[[], datetime]
+
+class Level(StrEnum):
+    """How much is written, by severities of RFC 5424 section 6.2.1; each includes those before it."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTICE = "notice"
+    INFO = "info"
 
 
 def utc_now() -> datetime:
@@ -63,6 +73,36 @@ class Lines:
             self._stream = None
 
 
+def level_of(event: Event) -> Level:
+    """How serious an event is: alarms are errors, what a person should read is a warning, single connections are information."""
+    match event:
+        case Alarm():
+            return Level.ERROR
+        case Notice() | RelayStateChanged(state="offline"):
+            return Level.WARNING
+        case Ready() | RelayStateChanged() | DeviceSeen():
+            return Level.NOTICE
+        case ConnectionOpened() | ConnectionChanged() | ConnectionClosed():
+            return Level.INFO
+
+
+class Threshold:
+    """Passes on the events of `level` and above, and `Ready`, which begins every journal. `level` may change while it runs."""
+
+    def __init__(self, listener: Emit, level: Level) -> None:
+        self.level = level
+        self._listener = listener
+
+    def __call__(self, event: Event) -> None:
+        """Pass `event` on if it is serious enough."""
+        if isinstance(event, Ready) or self._severity(level_of(event)) <= self._severity(self.level):
+            self._listener(event)
+
+    @staticmethod
+    def _severity(level: Level) -> int:
+        return list(Level).index(level)
+
+
 class JsonJournal:
     """Writes each event as one JSON object a line, `ready` always first: what comes before it is held back until then."""
 
@@ -70,6 +110,7 @@ class JsonJournal:
         self._lines = Lines(stream)
         self._now = now
         self._traffic: dict[int, Traffic] = {}
+        self._tunnels: dict[int, str] = {}
         self._held: deque[str] | None = deque(maxlen=MAX_HELD)
 
     def __call__(self, event: Event) -> None:
@@ -92,7 +133,16 @@ class JsonJournal:
         facts = {name: value for name, value in values if value is not None and not isinstance(value, Traffic)}
         if isinstance(event, ConnectionOpened):
             self._traffic[event.id] = event.traffic
-        elif isinstance(event, ConnectionClosed) and (traffic := self._traffic.pop(event.id, None)):
+        elif isinstance(event, ConnectionChanged) and event.tunnel:
+            self._tunnels[event.id] = event.tunnel
+        elif isinstance(event, ConnectionClosed):
+            facts |= self._carried(event.id)
+        return facts
+
+    def _carried(self, number: int) -> dict[str, object]:
+        tunnel, traffic = self._tunnels.pop(number, ""), self._traffic.pop(number, None)
+        facts: dict[str, object] = {"tunnel": tunnel} if tunnel else {}
+        if traffic:
             facts |= {"up": traffic.up, "down": traffic.down} | ({"lost": traffic.lost} if traffic.lost else {})
         return facts
 
@@ -105,6 +155,7 @@ class LogJournal:
         self._next_steps = next_steps
         self._now = now
         self._open: dict[int, ConnectionOpened] = {}
+        self._tunnels: dict[int, str] = {}
         self._relays: dict[str, tuple[str, str]] = {}
 
     def __call__(self, event: Event) -> None:
@@ -122,8 +173,9 @@ class LogJournal:
                 self._open[event.id] = event
                 yield f"#{event.id} {described(event)}"
             case ConnectionChanged():
-                tunnel = f", tunnel {printable(event.tunnel)}" if event.tunnel else ""
-                yield f"#{event.id} {event.state}{tunnel}"
+                if event.tunnel:
+                    self._tunnels[event.id] = f", tunnel {printable(event.tunnel)}"
+                yield f"#{event.id} {event.state}{self._tunnels.get(event.id, '')}"
             case ConnectionClosed():
                 yield self._closed(event)
             case RelayStateChanged() if self._relays.get(event.relay) == (event.state, event.detail):
@@ -140,7 +192,8 @@ class LogJournal:
         if opened and opened.traffic.lost:
             carried += f", {opened.traffic.lost} datagrams lost here"
         detail = f": {printable(event.detail)}" if event.detail else ""
-        return f"#{event.id} ended {printable(event.reason)}{detail}{carried}"
+        tunnel = self._tunnels.pop(event.id, "")
+        return f"#{event.id} ended {printable(event.reason)}{detail}{tunnel}{carried}"
 
 
 def described(event: ConnectionOpened) -> str:

@@ -89,6 +89,12 @@ class Proxy:
         """Take no more clients; `run` returns when those that are connected have finished."""
         self._listening.cancel()
 
+    async def reload(self, *, other: str, routes: Sequence[str]) -> None:
+        """Decide by these from now on; what is connected stays. UsageError: nothing has changed. StateError: the names are unusable."""
+        self._routing = Routing(self._reach.devices, other, [Route.parse(text) for text in routes])
+        for sentence in self._routing.unusable():
+            self._emit(Notice(sentence))
+
     async def _serve_doors(self, clients: TaskGroup) -> None:
         with ExitStack() as closing:
             listeners = await open_listeners(self._listen)

@@ -57,16 +57,21 @@ class Route:
         return host == self.pattern
 
 
+def parse_other(text: str) -> str:
+    """The way for other destinations as it is: "direct", "refuse" or "via:NAME". Raises UsageError."""
+    if text not in {"direct", "refuse"} and not text.removeprefix("via:"):
+        raise UsageError("via: needs the name of a device", "for example --other via:home")
+    if text not in {"direct", "refuse"} and not text.startswith("via:"):
+        raise UsageError(f"{text!r} is no way for other destinations", "use direct, refuse or via:NAME")
+    return text
+
+
 class Routing:
     """Decides for each destination; `other` ("direct", "refuse" or "via:NAME") is for what is no .tuunel name and takes no route."""
 
     def __init__(self, devices: Devices, other: str = "direct", routes: Sequence[Route] = ()) -> None:
-        if other not in {"direct", "refuse"} and not other.removeprefix("via:"):
-            raise UsageError("via: needs the name of a device", "for example --other via:home")
-        if other not in {"direct", "refuse"} and not other.startswith("via:"):
-            raise UsageError(f"{other!r} is no way for other destinations", "use direct, refuse or via:NAME")
         self._devices = devices
-        self._other = other
+        self._other = parse_other(other)
         self.routes = tuple(routes)
 
     def unusable(self) -> list[str]:

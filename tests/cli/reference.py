@@ -1,4 +1,4 @@
-"""Writes docs/reference/cli.md from the command line itself: `python -m tests.cli.reference`."""
+"""Writes docs/reference/cli.md from the command line itself, and its sister pages: `python -m tests.cli.reference`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from typer.main import get_command
 
+from tests.cli import settings_page
 from tuunel.cli.app import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
@@ -17,6 +18,7 @@ Written from the program by `python -m tests.cli.reference`; a test keeps it tru
 - `TUUNEL_HOME` names the one directory for all state; else it is the platform's usual place.
 - Standard output carries data only; what people read goes to standard error.
 - `--json`: a long-running command writes [events](events.md), one JSON object a line; any other one JSON document.
+- What a long-running command takes as a flag may stand in the environment or in a file, too: [settings](settings.md).
 - Exit codes are listed in [errors](errors.md).
 - `-` in place of a link or an invite reads it from standard input.
 - Ctrl-C or SIGTERM ends every command: listeners close, connections get `--drain` seconds to finish. A second signal ends it at once.
@@ -36,6 +38,8 @@ Times are unix seconds; a time that is not known, or never comes, is `null`.
 | `devices` | `{"device_id", "devices": [{"name", "device_id", "relays"}]}`: the first is this machine's own |
 | `rename` | `{"renamed", "name"}`: the old and the new name |
 | `forget` | `{"forgot"}` |
+| `config show` | `{"file", "settings": [{"name", "value", "source", "where", "environment"}]}` |
+| `config check` | `{"file", "exists", "ok", "settings", "problems": [{"message", "advice"}], "ignored"}` |
 | `demo --once` | `{"ok", "visits": [{"door", "ok", "seconds", "saw"}]}` |
 | any, when it fails | `{"error": {"message", "advice", "exit", "reason", "speaker"}}` |
 """
@@ -83,3 +87,4 @@ def row(name: str, parameter: Any) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(render())
+    settings_page.PAGE.write_text(settings_page.render())

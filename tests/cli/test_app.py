@@ -36,7 +36,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     """The roles that commands have built, with what they were given."""
     roles: list[SimpleNamespace] = []
 
-    def run_role(name: str, build: Callable[[Emit], Any], *, as_json: bool, drain: float) -> None:
+    def run_role(name: str, build: Callable[[Emit], Any], *, as_json: bool, drain: float, **_options: Any) -> None:
         roles.append(SimpleNamespace(name=name, as_json=as_json, drain=drain, **build(print)))
 
     def taken(home: Home, **arguments: Any) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def test_usage_errors_end_with_2(arguments: list[str], capsys: pytest.CaptureFix
 
 
 def test_an_error_inside_a_group_of_tasks_gets_its_exit_code(monkeypatch: pytest.MonkeyPatch, built: list[SimpleNamespace]) -> None:
-    def fails(name: str, build: Any, *, as_json: bool, drain: float) -> None:
+    def fails(name: str, build: Any, **_options: Any) -> None:
         raise ExceptionGroup("tasks", [UsageError("no such route")])
 
     monkeypatch.setattr("tuunel.cli.running.run_role", fails)
@@ -276,7 +276,7 @@ def test_an_error_inside_a_group_of_tasks_gets_its_exit_code(monkeypatch: pytest
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch, built: list[SimpleNamespace]) -> None:
-    def fails(name: str, build: Any, *, as_json: bool, drain: float) -> None:
+    def fails(name: str, build: Any, **_options: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("tuunel.cli.running.run_role", fails)

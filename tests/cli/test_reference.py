@@ -2,18 +2,23 @@
 
 from typer.main import get_command
 
+from tests.cli import settings_page
 from tests.cli.reference import PAGE, commands, render
 from tuunel.cli.app import app
 
 PROMISED = {
     "tuunel relay serve", "tuunel relay link", "tuunel relay devices", "tuunel relay revoke", "tuunel agent", "tuunel invite",
     "tuunel clients", "tuunel revoke", "tuunel pair", "tuunel devices", "tuunel devices add", "tuunel rename", "tuunel forget",
-    "tuunel proxy", "tuunel forward", "tuunel nc", "tuunel setup", "tuunel demo",
+    "tuunel proxy", "tuunel forward", "tuunel nc", "tuunel config show", "tuunel config check", "tuunel setup", "tuunel demo",
 }  # fmt: skip
 
 
 def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == render(), "run: python -m tests.cli.reference"
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    assert settings_page.PAGE.read_text() == settings_page.render(), "run: python -m tests.cli.reference"
 
 
 def test_every_promised_command_is_there() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tuunel.cli.running import SIGNALS, serve
+from tuunel.cli.running import SIGNALS, Audience, serve
 from tuunel.errors import Failure, Reason
 from tuunel.events import Emit, Event, Ready
 
@@ -81,7 +81,7 @@ async def test_the_first_signal_stops_the_role_and_the_drain_time_cancels_it(end
         return roles[0]
 
     with anyio.fail_after(DEADLINE):
-        await serve(build, events.append, None, 0.01 if not ends_when_told else 3600)
+        await serve(build, Audience(events.append), 0.01 if not ends_when_told else 3600)
     assert events == [Ready("proxy")]
     assert roles[0].cancelled is not ends_when_told
 
@@ -93,7 +93,7 @@ async def test_the_error_of_a_role_arrives() -> None:
             raise Failure(Reason.RELAY_UNTRUSTED)
 
     with pytest.raises(ExceptionGroup) as raised:
-        await serve(Broken, lambda _: None, None, 1)
+        await serve(Broken, Audience(lambda _: None), 1)
     assert raised.group_contains(Failure)
 
 
@@ -106,7 +106,7 @@ async def test_the_table_is_drawn_while_the_role_runs() -> None:
             await drawn.wait()
 
     with anyio.fail_after(DEADLINE):
-        await serve(Waits, lambda _: None, drawn.set, 1)
+        await serve(Waits, Audience(lambda _: None, drawn.set), 1)
 
 
 def started(*, stubborn: bool, as_json: bool = False, drain: float = 2.0, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:

@@ -39,6 +39,12 @@ def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     return context.command_path, context.params
 
 
+@pytest.fixture(autouse=True)
+def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own config.toml must not be read here."""
+    monkeypatch.setenv("TUUNEL_HOME", str(tmp_path))
+
+
 def test_there_is_something_to_check() -> None:
     assert len(SHOWN) > 20
 

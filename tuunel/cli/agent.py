@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuunel.cli.arguments import DEFAULT_DRAIN, AsJson, AsJsonLines, Drain, seconds, typed
+from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJson, AsJsonLines, Drain, LogLevel, seconds, typed
 from tuunel.cli.listing import count, duration, table, when
 from tuunel.cli.nextsteps import after_invite
 from tuunel.cli.report import Document, answer, ask_role, put, say
 
 if TYPE_CHECKING:
+    from tuunel.configfile import RunningSettings
     from tuunel.identity import DeviceID
 
 ENROLLED = "enrolled"
 
 
 def agent(
+    context: typer.Context,
     link: Annotated[
         str | None,
         typer.Argument(
@@ -30,12 +32,14 @@ def agent(
         typer.Option(metavar="CLIENT-ID|enrolled", help="Admit this client, or every device enrolled at the relay. Repeatable."),
     ] = None,
     as_json: AsJsonLines = False,
+    log_level: LogLevel = DEFAULT_LEVEL,
     drain: Drain = DEFAULT_DRAIN,
 ) -> None:
     """Make this machine reachable through a relay."""
     from tuunel.links import parse_link
     from tuunel.settings import Home
 
+    settings: RunningSettings = context.obj
     home = Home.find()
     relay = parse_link(typed(link)) if link is not None else None
     clients, admit_enrolled = admitted(allow or ())
@@ -47,7 +51,10 @@ def agent(
         "agent",
         lambda emit: Agent(home, link=relay, allow=clients, admit_enrolled=admit_enrolled, emit=emit),
         as_json=as_json,
+        log_level=log_level,
         drain=drain,
+        settings=settings,
+        reload=lambda role: role.reload(*admitted(settings.value("agent.allow") or ())),
     )
 
 

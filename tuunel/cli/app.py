@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from tuunel.cli import agent, demo, forward, pairing, proxy, relay, setup
+from tuunel.cli import agent, config, demo, forward, pairing, proxy, relay, setup
+from tuunel.cli.configured import configured
 from tuunel.cli.report import first_error, say_error
 
 app = typer.Typer(
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(relay.app, name="relay")
-app.command()(agent.agent)
+app.command(cls=configured("agent"))(agent.agent)
 app.command()(agent.invite)
 app.command()(agent.clients)
 app.command()(agent.revoke)
@@ -25,8 +26,9 @@ app.command()(pairing.pair)
 app.add_typer(pairing.app, name="devices")
 app.command()(pairing.rename)
 app.command()(pairing.forget)
-app.command()(proxy.proxy)
-app.command()(forward.forward)
+app.command(cls=configured("proxy"))(proxy.proxy)
+app.command(cls=configured("forward"))(forward.forward)
+app.add_typer(config.app, name="config")
 app.command()(setup.setup)
 app.command()(demo.demo)
 

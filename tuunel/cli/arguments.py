@@ -7,11 +7,17 @@ from typing import Annotated, Final
 import typer
 
 from tuunel.errors import UsageError
+from tuunel.journal import Level
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, for programs.")]
 Drain = Annotated[float, typer.Option("--drain", metavar="SECONDS", min=0, help="How long connections may finish after Ctrl-C or SIGTERM.")]
+LogLevel = Annotated[
+    Level,
+    typer.Option("--log-level", metavar="LEVEL", help="What log lines tell: error, warning, notice, or info, which is every connection."),
+]
 
+DEFAULT_LEVEL = Level.INFO
 DEFAULT_DRAIN = 2.0
 MAX_TYPED_LINK = 4096  # more than any link: what is longer is no link, and is not read to its end
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}

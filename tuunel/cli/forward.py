@@ -1,14 +1,18 @@
 """`tuunel forward`: static forwards for apps that know no proxy."""
 # ruff: noqa: PLC0415 - a command imports what it uses when it runs: start-up time is what people feel
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuunel.cli.arguments import DEFAULT_DRAIN, AsJsonLines, Drain
+from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJsonLines, Drain, LogLevel
+
+if TYPE_CHECKING:
+    from tuunel.configfile import RunningSettings
 
 
 def forward(
+    context: typer.Context,
     *,
     forwards: Annotated[
         list[str],
@@ -22,6 +26,7 @@ def forward(
         typer.Option("--http-hosts", metavar="HOST,...", help="Carry HTTP requests for these hosts only: no web page can get through."),
     ] = None,
     as_json: AsJsonLines = False,
+    log_level: LogLevel = DEFAULT_LEVEL,
     drain: Drain = DEFAULT_DRAIN,
 ) -> None:
     """Lead ports of this machine to services behind a device, for apps that know no proxy."""
@@ -31,11 +36,15 @@ def forward(
     from tuunel.hostguard import parse_hosts
     from tuunel.settings import Home
 
+    settings: RunningSettings = context.obj
     home, forwardings = Home.find(), parse_forwardings(forwards)
     hosts = frozenset[str]() if http_hosts is None else parse_hosts(http_hosts)
     run_role(
         "forward",
         lambda emit: Forward(home, forwardings=forwardings, http_hosts=hosts, emit=emit),
         as_json=as_json,
+        log_level=log_level,
         drain=drain,
+        settings=settings,
+        reload=lambda role: role.reload(),
     )

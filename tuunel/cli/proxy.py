@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuunel.cli.arguments import DEFAULT_DRAIN, AsJsonLines, Drain
+from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJsonLines, Drain, LogLevel
 from tuunel.errors import StateError, UsageError
 
 if TYPE_CHECKING:
     from tuunel.address import HostPort
+    from tuunel.configfile import RunningSettings
 
 DEFAULT_LISTEN = "localhost:1080"
 DEFAULT_PORT = 1080
@@ -21,6 +22,7 @@ MAX_PASSWORD = 255  # RFC 1929 section 2: PLEN is one byte
 
 
 def proxy(
+    context: typer.Context,
     *,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where apps connect; localhost is both loopbacks.")] = DEFAULT_LISTEN,
     other: Annotated[
@@ -33,6 +35,7 @@ def proxy(
     auth: Annotated[str | None, typer.Option(metavar="USER", help="Ask apps for this user and a password.")] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="Serve programs of every user of this machine, not yours alone.")] = False,
     as_json: AsJsonLines = False,
+    log_level: LogLevel = DEFAULT_LEVEL,
     drain: Drain = DEFAULT_DRAIN,
 ) -> None:
     """Run the proxy for apps: SOCKS5, SOCKS4a and HTTP on one port."""
@@ -41,6 +44,7 @@ def proxy(
     from tuunel.proxy import Proxy
     from tuunel.settings import Home
 
+    settings: RunningSettings = context.obj
     home, address = Home.find(), HostPort.parse(listen, DEFAULT_PORT)
     require_auth_beyond_loopback(address, auth)
     credentials = (auth, password_for(auth, home.root / PASSWORD_FILE)) if auth is not None else None
@@ -48,7 +52,10 @@ def proxy(
         "proxy",
         lambda emit: Proxy(home, listen=address, other=other, routes=route or [], credentials=credentials, emit=emit, all_users=all_users),
         as_json=as_json,
+        log_level=log_level,
         drain=drain,
+        settings=settings,
+        reload=lambda role: role.reload(other=settings.value("proxy.other"), routes=settings.value("proxy.route")),
     )
 
 

@@ -1,27 +1,33 @@
 """`tuunel relay`: serve, link, devices, revoke."""
 # ruff: noqa: PLC0415 - a command imports what it uses when it runs: start-up time is what people feel
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuunel.cli.arguments import DEFAULT_DRAIN, AsJson, AsJsonLines, Drain, seconds
+from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJson, AsJsonLines, Drain, LogLevel, seconds
+from tuunel.cli.configured import configured
 from tuunel.cli.listing import count, table, when
 from tuunel.cli.nextsteps import after_link
 from tuunel.cli.report import Document, answer, ask_role, put, say
+
+if TYPE_CHECKING:
+    from tuunel.configfile import RunningSettings
 
 app = typer.Typer(help="The relay: run it on a machine that both sides can reach.", no_args_is_help=True, rich_markup_mode=None)
 
 DEFAULT_PORT = 7443
 
 
-@app.command()
+@app.command(cls=configured("relay"))
 def serve(
+    context: typer.Context,
     *,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = f"[::]:{DEFAULT_PORT}",
     advertise: Annotated[str | None, typer.Option(metavar="HOST[:PORT]", help="The public name that links carry.")] = None,
     open_enrolment: Annotated[bool, typer.Option("--open-enrolment", help="Enrol every device that asks, without a link.")] = False,
     as_json: AsJsonLines = False,
+    log_level: LogLevel = DEFAULT_LEVEL,
     drain: Drain = DEFAULT_DRAIN,
 ) -> None:
     """Run the relay. It joins tunnels and cannot read them."""
@@ -30,12 +36,16 @@ def serve(
     from tuunel.relay.server import RelayServer
     from tuunel.settings import Home
 
+    settings: RunningSettings = context.obj
     home, address = Home.find(), HostPort.parse(listen, DEFAULT_PORT)
     run_role(
         "relay",
         lambda emit: RelayServer(home, listen=address, advertise=advertise, open_enrolment=open_enrolment, emit=emit),
         as_json=as_json,
+        log_level=log_level,
         drain=drain,
+        settings=settings,
+        reload=lambda role: role.reload(advertise=settings.value("relay.advertise"), open_enrolment=settings.value("relay.open-enrolment")),
     )
 
 

@@ -3,16 +3,22 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 import anyio.abc
 
 from tuunel.cli.nextsteps import after_ready
-from tuunel.events import Emit
+from tuunel.events import Emit, Event
+from tuunel.journal import JsonJournal, Level, LogJournal, Threshold
+from tuunel.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from tuunel.configfile import RunningSettings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAW_INTERVAL = 0.5  # seconds: the table is drawn at most twice a second
@@ -30,39 +36,74 @@ class Role(Protocol):
         """Take no new work; `run()` returns when the work under way is done."""
 
 
-def run_role(name: str, build: Callable[[Emit], Role], *, as_json: bool, drain: float) -> None:
+RoleType = TypeVar("RoleType", bound=Role)
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who hears a role's events: the live table, to be drawn now and then, or a journal with a threshold."""
+
+    emit: Emit
+    draw: Draw | None = None
+    threshold: Threshold | None = None
+
+
+def run_role(
+    name: str,
+    build: Callable[[Emit], RoleType],
+    *,
+    as_json: bool,
+    drain: float,
+    log_level: Level = Level.INFO,
+    settings: "RunningSettings | None" = None,
+    reload: Callable[[RoleType], Awaitable[None]] | None = None,
+) -> None:
     """Run the role that `build` makes until it ends or is told to by a signal.
 
-    The first Ctrl-C or SIGTERM stops it and cancels it after `drain` seconds; a second one ends the process at once.
-    Raises what the role raised, possibly inside an exception group.
+    The first Ctrl-C or SIGTERM stops it and cancels it after `drain` seconds; a second one ends the process at once. With `settings`
+    SIGHUP has them read again, and awaits `reload`. Raises what the role raised, possibly inside an exception group.
     """
-    with listening(name, as_json=as_json) as (emit, draw):
-        anyio.run(serve, build, emit, draw, drain)
+    with listening(name, as_json=as_json, level=log_level) as audience:
+        anyio.run(serve, build, audience, drain, settings, reload)
 
 
 @contextmanager
-def listening(name: str, *, as_json: bool) -> Iterator[tuple[Emit, Draw | None]]:
-    """Who hears the role's events: JSON lines, the live table when stderr is a terminal, log lines else."""
-    from tuunel.journal import JsonJournal, LogJournal  # noqa: PLC0415 - and rich only where a table is drawn
-
-    if as_json:
-        yield JsonJournal(sys.stdout), None
-    elif sys.stderr.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}:
-        from tuunel.display import LiveTable  # noqa: PLC0415
+def listening(name: str, *, as_json: bool, level: Level) -> Iterator[Audience]:
+    """Who hears the role's events: JSON lines, the live table when stderr is a terminal, log lines else. `level` is for lines."""
+    if not as_json and sys.stderr.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}:
+        from tuunel.display import LiveTable  # noqa: PLC0415 - rich only where a table is drawn
 
         with LiveTable(name, next_steps=after_ready) as table:
-            yield table, table.draw
+            yield Audience(table, table.draw)
     else:
-        yield LogJournal(sys.stderr, after_ready), None
+        threshold = Threshold(JsonJournal(sys.stdout) if as_json else LogJournal(sys.stderr, after_ready), level)
+        yield Audience(threshold, threshold=threshold)
 
 
-async def serve(build: Callable[[Emit], Role], emit: Emit, draw: Draw | None, drain: float) -> None:
+async def serve(
+    build: Callable[[Emit], RoleType],
+    audience: Audience,
+    drain: float,
+    settings: "RunningSettings | None" = None,
+    reload: Callable[[RoleType], Awaitable[None]] | None = None,
+) -> None:
     """Run the role with its table and its signals; returns when the role has ended."""
+    supervisor = Supervisor()
+
+    def emit(event: Event) -> None:
+        audience.emit(event)
+        supervisor(event)
+
     async with anyio.create_task_group() as tasks:
         role = build(emit)
-        await tasks.start(end_on_signal, role, drain, tasks.cancel_scope)
-        if draw is not None:
-            tasks.start_soon(keep_drawn, draw)
+        await tasks.start(end_on_signal, role, drain, tasks.cancel_scope, supervisor)
+        if settings is not None and reload is not None:
+            from tuunel.cli.reloading import Reload, reload_on_hangup  # noqa: PLC0415 - the demo has no settings
+
+            await tasks.start(reload_on_hangup, Reload(settings, lambda: reload(role), emit, audience.threshold), supervisor)
+        tasks.start_soon(supervisor.show_life)
+        if audience.draw is not None:
+            tasks.start_soon(keep_drawn, audience.draw)
         await role.run()
         tasks.cancel_scope.cancel()
 
@@ -71,6 +112,7 @@ async def end_on_signal(
     role: Role,
     drain: float,
     scope: anyio.CancelScope,
+    supervisor: Supervisor,
     *,
     task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -80,6 +122,7 @@ async def end_on_signal(
         await anext(aiter(received))
     for number in SIGNALS:
         signal.signal(number, exit_at_once)
+    supervisor.stopping()
     role.stop()
     await anyio.sleep(drain)
     scope.cancel()

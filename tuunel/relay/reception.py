@@ -28,7 +28,10 @@ LIMITS: Final = Limits(ready=MAX_DEMAND, dial=MAX_DEMAND, pipes=MAX_CONNECTIONS)
 
 
 class Reception:
-    """Takes sockets in. `credentials` is replaced when the leaf is renewed; `make_room` decides the duplicate agent rule."""
+    """Takes sockets in. `make_room` decides the duplicate agent rule.
+
+    `credentials` is replaced when the leaf is renewed, `open_enrolment` by a reload.
+    """
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class Reception:
     ) -> None:
         self.credentials = credentials
         self._switchboard = switchboard
-        self._open_enrolment = open_enrolment
+        self.open_enrolment = open_enrolment
         self._make_room = make_room
         self._gate = Gate(time.monotonic)
 
@@ -103,7 +106,7 @@ class Reception:
 
     async def _register(self, claim: DeviceIdentified, public_key: bytes) -> StoredDevice:
         token = None if claim.token is None else token_hash(claim.token)
-        stored, new = await self._switchboard.store.register(public_key, claim.label, token, open_enrolment=self._open_enrolment)
+        stored, new = await self._switchboard.store.register(public_key, claim.label, token, open_enrolment=self.open_enrolment)
         if new:
             self._switchboard.emit(DeviceSeen(str(stored.id), "registered", stored.label))
         return stored

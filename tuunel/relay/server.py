@@ -53,12 +53,21 @@ class RelayServer:
         self._open_enrolment = open_enrolment
         self._emit = emit
         self._stopping = anyio.Event()
+        self._serving = False
         self._unproven: set[anyio.CancelScope] = set()
         self._admin: Admin
         self._switchboard: Switchboard
         self._reception: Reception
         self._attendance: Attendance
         self._tunnels: Tunnels
+
+    async def reload(self, *, advertise: str | None, open_enrolment: bool) -> None:
+        """Let new links carry `advertise`, and enrol by these rules from now on. UsageError when `advertise` is no address."""
+        self._advertise = None if advertise is None else HostPort.parse(advertise, 0)
+        self._open_enrolment = open_enrolment
+        if self._serving:
+            self._admin.address = self._link_address(self._admin.listen)
+            self._reception.open_enrolment = open_enrolment
 
     def stop(self) -> None:
         """Take in nobody any more and tell every device; `run` returns when the tunnels under way have ended."""
@@ -105,6 +114,7 @@ class RelayServer:
                 addresses = [address_of(listener) for listener in listeners]
                 listening = HostPort(self._listen.host, addresses[0].port)
                 self._admin = Admin(switchboard, listen=listening, address=self._link_address(listening), relay_id=root.relay_id)
+                self._serving = True
                 await self._take_in(listeners, connections, root)
             for scope in self._unproven:
                 scope.cancel()

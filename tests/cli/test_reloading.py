@@ -1,0 +1,100 @@
+"""SIGHUP: what a reload tells, and what it leaves alone."""
+
+import os
+import pty
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.processes import clean_environment, tuunel_argv
+from tuunel.cli.reloading import Reload
+from tuunel.config import settings_of
+from tuunel.configfile import RunningSettings, load_settings
+from tuunel.errors import StateError
+from tuunel.events import Alarm, Event, Notice
+from tuunel.journal import Level, Threshold
+
+pytestmark = pytest.mark.anyio
+
+
+class Desk:
+    """A running proxy's settings, with a file to edit."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.events: list[Event] = []
+        self.threshold = Threshold(print, Level.INFO)
+        self.applied: list[object] = []
+        self.broken_book = False
+        path.write_text('[proxy]\nother = "direct"\n')
+        self.settings = RunningSettings(load_settings(settings_of("proxy")), {})
+
+    async def _apply(self) -> None:
+        self.applied.append(self.settings.value("proxy.other"))
+        if self.broken_book:
+            raise StateError("devices.json is damaged", "restore it")
+
+    async def reload(self, text: str) -> list[Event]:
+        self.path.write_text(text)
+        self.events.clear()
+        await Reload(self.settings, self._apply, self.events.append, self.threshold).now()
+        return self.events
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.setenv("TUUNEL_HOME", str(tmp_path))
+    return Desk(tmp_path / "config.toml")
+
+
+async def test_a_reload_says_what_has_changed_and_applies_it(desk: Desk) -> None:
+    told = await desk.reload('[proxy]\nother = "refuse"\n[log]\nlevel = "error"\n')
+    assert told == [Notice("settings read again: proxy.other, log.level")]
+    assert (desk.applied, desk.threshold.level) == (["refuse"], Level.ERROR)
+
+
+async def test_a_reload_without_news_says_so_and_reads_the_books(desk: Desk) -> None:
+    assert await desk.reload('[proxy]\nother = "direct"\n') == [Notice("settings read again: no setting has changed")]
+    assert desk.applied == ["direct"]
+
+
+async def test_what_needs_a_restart_is_said(desk: Desk) -> None:
+    told = await desk.reload('[proxy]\nlisten = "localhost:1"\n')
+    assert told[0] == Notice(f"proxy.listen has changed ({desk.path}:2): it takes effect at the next start")
+
+
+async def test_a_broken_file_keeps_the_settings_and_raises_an_alarm(desk: Desk) -> None:
+    await desk.reload('[proxy]\nother = "refuse"\n')
+    (alarm,) = await desk.reload('[proxy]\nother = "away"\n')
+    assert isinstance(alarm, Alarm)
+    assert "stay as they were" in alarm.text
+    assert f"{desk.path}:2" in alarm.text
+    assert desk.applied == ["refuse", "refuse"]
+
+
+async def test_a_damaged_book_raises_an_alarm(desk: Desk) -> None:
+    desk.broken_book = True
+    assert (await desk.reload(""))[-1] == Alarm("devices.json is damaged; restore it")
+
+
+@pytest.mark.real
+def test_a_closed_terminal_ends_the_command(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = clean_environment(TUUNEL_HOME=str(tmp_path), TERM="xterm", COLUMNS="80", LINES="24")
+    process = subprocess.Popen(
+        tuunel_argv("proxy", "--listen", "127.0.0.1:0"), env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    seen = b""
+    while b"ready" not in seen and b"SOCKS5 + HTTP" not in seen:
+        seen += os.read(ours, 65536)
+    os.close(ours)  # the terminal's window is closed
+    process.send_signal(signal.SIGHUP)  # as its shell does then
+    try:
+        process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+    assert not list(tmp_path.rglob("*.sock"))  # in order: nothing is left
