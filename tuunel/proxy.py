@@ -92,6 +92,7 @@ class Proxy:
     async def reload(self, *, other: str, routes: Sequence[str]) -> None:
         """Decide by these from now on; what is connected stays. UsageError: nothing has changed. StateError: the names are unusable."""
         self._routing = Routing(self._reach.devices, other, [Route.parse(text) for text in routes])
+        self._reach.devices.devices()
         for sentence in self._routing.unusable():
             self._emit(Notice(sentence))
 
