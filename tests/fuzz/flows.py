@@ -119,7 +119,7 @@ def _converse(flows: _Flows, data: bytes) -> None:
 
 
 @harness(
-    max_length=3000,
+    max_length=1000,
     seeds=[
         b"\0" + _heard(1, _ASK) + _heard(0, b"\0\0q") + bytes([_OPEN, 0, 0, _SEND, 0, 0, 0, 9, _TAKE, 1, 0]),
         b"\0" + _heard(1, _ASK) + bytes([_OPEN, 0, 0]) + 3 * bytes([_SEND, 0, 0, 255, 0]) + _heard(2, _END) + bytes([_TAKE, 0, 1]),
@@ -133,7 +133,7 @@ def agent_flows(data: bytes) -> None:
 
 
 @harness(
-    max_length=3000,
+    max_length=1000,
     seeds=[
         bytes([0, _OPEN, 0, 0, _TAKE, 1, 0]) + _heard(1, FlowOpened(0, _BOUND).encode()) + _heard(0, b"\0\0a") + bytes([_CLOSE, 0, 0]),
         bytes([0, _OPEN, 0, 0, _SEND, 0, 0, 0, 9]) + _heard(2, _END) + bytes([_TAKE, 255, 255]),

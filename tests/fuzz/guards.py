@@ -39,7 +39,7 @@ def _guarded(data: bytes, size: int) -> tuple[bytes, bool]:
 
 
 @harness(
-    max_length=1500,
+    max_length=1000,
     seeds=[
         b"\0" + _ALLOWED + b"\r\n",
         b"\5" + _ALLOWED + b"\r\n" + _ALLOWED.replace(b"localhost:80", b"evil.example") + b"\r\n",

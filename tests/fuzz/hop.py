@@ -24,8 +24,8 @@ from tuunel.relay.handshake import (
 )
 from tuunel.relay.handshake_wire import DeviceClaim, Registration, RelayClaim, RelayParams
 from tuunel.relay.keyschedule import KeySchedule
-from tuunel.relay.protocol import State
-from tuunel.relay.wire import HopError, Params, Ping, Purpose, Role, Welcome, encode_message
+from tuunel.relay.protocol import HopChannel, State
+from tuunel.relay.wire import HopError, Params, Ping, Purpose, Role, Side, Welcome, encode_message
 
 _EPHEMERAL: Final = hops.key(0xE1)
 _DEVICE_EPHEMERAL: Final = hops.key(0xD1)
@@ -59,19 +59,20 @@ def hello(data: bytes) -> None:
     choices = Choices(data)
     size, data = choices.byte(), choices.rest()
     relay, said = _relay(), b""
-    while data:
-        wanted = relay.bytes_wanted
-        assert 0 < wanted <= (layout.DEVICE_AUTH_SEALED + 2 if said else layout.HELLO_CEILING)
-        taken = min(wanted, size or wanted)
-        relay.receive_data(data[:taken])
-        data = data[taken:]
-        try:
-            assert relay.next_event() is None, "nobody is identified without the keys"
-        except RemoteProtocolError:
-            assert relay.data_to_send() in (b"", _REFUSAL)
-            assert relay.next_event() is None
-            return
-        said = said or relay.data_to_send()
+    for piece in pieces(data, size):
+        rest = piece
+        while rest:
+            wanted = relay.bytes_wanted
+            assert 0 < wanted <= (layout.DEVICE_AUTH_SEALED + 2 if said else layout.HELLO_CEILING)
+            relay.receive_data(rest[:wanted])
+            rest = rest[wanted:]
+            try:
+                assert relay.next_event() is None, "nobody is identified without the keys"
+            except RemoteProtocolError:
+                assert relay.data_to_send() in (b"", _REFUSAL)
+                assert relay.next_event() is None
+                return
+            said = said or relay.data_to_send()
 
 
 class _Agreed:
@@ -187,30 +188,28 @@ def relay_auth(data: bytes) -> None:
     """Any M2 and M4 leave a device that trusts the pinned relay's chain alone, and raise nothing but a named failure."""
     choices = Choices(data)
     mode, size, data = choices.byte() % 3, choices.byte(), choices.rest()
-    device = _device()
-    assert device.data_to_send() == _M1
     try:
         if mode == 0:
-            _listen(device, data, size)
+            _listen(_TRUSTING.newcomer(), data, size)
         elif mode == 1:
             claim = data[: 16000 - layout.PROOFS]
-            trusted = _listen(device, _m2(claim)[0], size)
+            trusted = _listen(_TRUSTING.newcomer(), _m2(claim)[0], size)
             assert trusted or claim != _CLAIM
             assert not trusted or _same_relay(claim), "another key was trusted"
         else:
-            _hear_verdict(device, data)
+            _hear_verdict(data)
     except Failure as failure:
         if failure.reason not in (Reason.RELAY_UNTRUSTED, Reason.VERSION) and not (mode == 2 and failure.speaker is Speaker.RELAY):
             raise
     except RemoteProtocolError:
-        assert device.next_event() is None
+        pass
 
 
 def _listen(device: DeviceHandshake, data: bytes, size: int) -> bool:
     """Feed M2; whether the device now trusts the relay. Before that it says nothing that names it."""
     for piece in pieces(data, size):
         device.receive_data(piece)
-        event = device.next_event()
+        event = _next(device)
         if event is not None:
             assert isinstance(event, RelayAuthenticated)
             assert event.params.relay_id == hops.ROOT.relay_id
@@ -226,20 +225,61 @@ def _same_relay(claim: bytes) -> bool:
     return leaf.public_key() == hops.CREDENTIALS.leaf_key.public_key()
 
 
-def _hear_verdict(device: DeviceHandshake, plaintext: bytes) -> None:
-    m2, schedule = _m2(_CLAIM)
-    assert _listen(device, m2, 0)
-    m3 = device.data_to_send()
-    _, device_key = KeySchedule(_M1).agree(_REPLY, _SHARED)
-    proven = Opener(device_key).open(m3[2 : 2 + layout.DEVICE_AUTH_SEALED])
-    reader = Reader(proven)
-    DeviceClaim.read(reader)
-    schedule.add(proven[: reader.position])
-    schedule.add(reader.take(layout.PROOFS - layout.MAC))
-    schedule.add(reader.rest())
-    _, relay_key = schedule.channel_keys()
-    device.receive_data(Sealer(relay_key).seal(plaintext[:1500]))
-    event = device.next_event()
+def _next(device: DeviceHandshake) -> RelayAuthenticated | Welcomed | None:
+    try:
+        return device.next_event()
+    except (Failure, RemoteProtocolError):
+        assert device.next_event() is None, "a dead handshake goes on"
+        raise
+
+
+class _Trusting:
+    """A device that has said M1, and one that has heard M2 and said M3; made once, copied for each input."""
+
+    def __init__(self) -> None:
+        self._newcomer = _device()
+        self._newcomer.data_to_send()
+        self._device = self.newcomer()
+        m2, schedule = _m2(_CLAIM)
+        assert _listen(self._device, m2, 0)
+        m3 = self._device.data_to_send()
+        _, device_key = KeySchedule(_M1).agree(_REPLY, _SHARED)
+        proven = Opener(device_key).open(m3[2 : 2 + layout.DEVICE_AUTH_SEALED])
+        reader = Reader(proven)
+        DeviceClaim.read(reader)
+        schedule.add(proven[: reader.position])
+        schedule.add(reader.take(layout.PROOFS - layout.MAC))
+        schedule.add(reader.rest())
+        self._device_keys, self._relay_key = schedule.channel_keys()
+
+    def newcomer(self) -> DeviceHandshake:
+        """It waits for M2."""
+        device: Any = copy.copy(self._newcomer)
+        device._frames = Frames()
+        device._schedule = copy.copy(device._schedule)
+        device._step = device._read_reply
+        return device
+
+    def device(self) -> DeviceHandshake:
+        """It waits for M4."""
+        device: Any = copy.copy(self._device)
+        device._frames = Frames()
+        device._channel = HopChannel(Side.DEVICE, Purpose.CONTROL, Role.AGENT, send_key=self._device_keys, receive_key=self._relay_key)
+        device._step = device._read_welcome
+        return device
+
+    def sealed(self, plaintext: bytes) -> bytes:
+        """The relay's first record."""
+        return Sealer(self._relay_key).seal(plaintext)
+
+
+def _hear_verdict(plaintext: bytes) -> None:
+    device = _TRUSTING.device()
+    device.receive_data(_TRUSTING.sealed(plaintext[:1500]))
+    event = _next(device)
     assert isinstance(event, Welcomed)
     assert event.welcome.device_id == hops.IDENTITY.device_id
     assert encode_message(event.welcome) == plaintext[:1500]
+
+
+_TRUSTING: Final = _Trusting()

@@ -4,8 +4,7 @@ import base64
 import hashlib
 import json
 import tempfile
-from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
@@ -59,16 +58,16 @@ def links(data: bytes) -> None:
 
 
 class _Caller:
-    """The control socket's end at the role: lines in these pieces, then the end; what is answered."""
+    """The control socket's end at the role: these pieces of lines, then the end; what is answered."""
 
-    def __init__(self, data: bytes, size: int) -> None:
-        self._pieces = deque(pieces(data, size))
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
         self.answers = b""
         self.read = 0
 
     async def receive(self) -> bytes:
         """The next piece."""
-        piece = self._pieces.popleft() if self._pieces else b""
+        piece = next(self._pieces, b"")
         self.read += len(piece)
         return piece
 
@@ -116,7 +115,7 @@ def _run(coroutine: Coroutine[Any, Any, None]) -> None:
 def control_lines(data: bytes) -> None:
     """Any lines, in any pieces, get one JSON answer each, whose `ok` says whether it was understood, and which takes no handler down."""
     size, data = (data or b"\0")[0], data[1:]
-    caller = _Caller(data, size)
+    caller = _Caller(pieces(data, size))
     _run(_answer_requests(cast("Any", caller), _HANDLERS))
     lines = caller.answers.split(b"\n")
     assert lines.pop() == b""
@@ -131,10 +130,11 @@ def control_lines(data: bytes) -> None:
 def control_flood(data: bytes) -> None:
     """A line that does not end is refused at 64 KiB and one piece, however large the pieces are."""
     choices = Choices(data)
-    size, length = 1 + choices.number(2), choices.number(2) * 8
-    caller = _Caller(b"x" * min(length, 400_000), max(size, 512))
+    size, length = max(1 + choices.number(2), 512), min(choices.number(2) * 8, 400_000)
+    piece = b"x" * size
+    caller = _Caller(piece for _ in range(-(-length // size)))
     _run(_answer_requests(cast("Any", caller), _HANDLERS))
-    assert caller.read <= MAX_REQUEST + 2 * max(size, 512)
+    assert caller.read <= MAX_REQUEST + 2 * size
     assert bool(caller.answers) == (caller.read > MAX_REQUEST)
 
 

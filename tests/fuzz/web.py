@@ -97,7 +97,7 @@ def _talk(options: int, data: bytes, size: int) -> _Client:
 
 
 @harness(
-    max_length=2500,
+    max_length=1000,
     seeds=[
         b"\0\0CONNECT home.tuunel:22 HTTP/1.1\r\nHost: home.tuunel:22\r\n\r\nSSH-2.0-x\r\n",
         b"\1\1CONNECT home.tuunel:22 HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic " + _TOKEN + b"\r\n\r\nx",
@@ -161,7 +161,7 @@ _REQUESTS: Final = (
 
 
 @harness(
-    max_length=2500,
+    max_length=1000,
     seeds=[
         bytes([index, size]) + response
         for index, size in ((0, 0), (1, 3), (2, 0), (3, 7), (4, 0), (5, 1), (6, 0))
