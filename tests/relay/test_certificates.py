@@ -189,6 +189,13 @@ def flipped(certificate: bytes, bit: int) -> bytes:
     return bytes(spoilt)
 
 
+@pytest.mark.parametrize("at", [0, 1], ids=["leaf", "root"])
+def test_a_name_that_is_no_text_is_untrusted(at: int) -> None:
+    chain = list(CREDENTIALS.chain)
+    chain[at] = chain[at].replace(b"\x0c", b"\x16", 1).replace(b"tuunel", b"\xff" * 6)
+    assert untrusted(tuple(chain))
+
+
 def test_a_serial_number_that_the_library_only_warns_about_is_untrusted() -> None:
     serial = x509.load_der_x509_certificate(LEAF).serial_number.to_bytes(16)
     negative = LEAF.replace(serial, b"\x80" + serial[1:])

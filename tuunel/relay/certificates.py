@@ -26,6 +26,8 @@ LEAF_LIFETIME: Final = 90 * DAY
 RENEW_BEFORE: Final = 30 * DAY
 CLOCK_SKEW: Final = DAY  #: a leaf is valid from a day before it was made: a device's clock may be behind
 NO_EXPIRY: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  #: RFC 5280 section 4.1.2.5: no well-defined expiry
+#: What the library raises for certificates that it cannot read, some parts of which it reads only when they are asked for.
+_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning)
 MAX_CHAIN: Final = 4  #: certificates; a chain of version 1 has two
 
 
@@ -142,7 +144,7 @@ def verify_chain(chain: tuple[bytes, ...], pin: bytes, now: int) -> ec.EllipticC
         leaf, *between, root = map(_parse, chain)
         pinned, key = fingerprint(root) == pin, leaf.public_key()
         current = leaf.not_valid_before_utc <= moment <= leaf.not_valid_after_utc
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning):
+    except _UNREADABLE:
         raise _untrusted("its certificates cannot be read") from None
     if not pinned:
         raise _untrusted("its root key is not the one that is pinned")
@@ -155,6 +157,8 @@ def verify_chain(chain: tuple[bytes, ...], pin: bytes, now: int) -> ec.EllipticC
         policy.build_server_verifier(x509.DNSName(SUBJECT_NAME)).verify(leaf, between)
     except VerificationError:
         raise _untrusted("its certificate was not issued by the pinned root for a relay") from None
+    except _UNREADABLE:  # names and extensions
+        raise _untrusted("its certificates cannot be read") from None
     return key
 
 
