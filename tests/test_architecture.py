@@ -41,6 +41,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "httpproxy",
         "hostguard",
         "relay.gate",
+        "relay.waiting",
         "relay.fields",
         "relay.framing",
         "relay.wire",

@@ -36,7 +36,6 @@ from tuunel.relay.handshake import Register
 from tuunel.relay.presence import Presence
 from tuunel.relay.readypool import ReadyPool
 from tuunel.relay.wire import Demand, DropToken, Message, Mint, Minted, Params, Role, Unenrol, admission_records, token_hash
-from tuunel.relay.wire import Notice as RelayNotice
 from tuunel.reverse import ReverseTunnels
 from tuunel.settings import Home
 from tuunel.statefile import read_json, write_json
@@ -208,9 +207,6 @@ class Agent:
                 event, answers = self._minting[request]
                 answers.append(message)
                 event.set()
-            case RelayNotice(reason, tunnel_id, detail):
-                if not tunnel_id:
-                    self._emit(Notice(f"relay: {reason} {detail}"))
             case _:
                 pass
 

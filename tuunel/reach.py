@@ -16,7 +16,7 @@ from tuunel.buffers import BufferPool
 from tuunel.devices import Devices, KnownRelay
 from tuunel.e2e.wire import Command
 from tuunel.errors import Failure
-from tuunel.events import Emit, Notice
+from tuunel.events import Emit
 from tuunel.identity import IdentityKey
 from tuunel.ledger import Ledger
 from tuunel.outbound import Outbound
@@ -24,7 +24,6 @@ from tuunel.pool import TunnelPool
 from tuunel.relay.client import HopConnection
 from tuunel.relay.presence import Presence
 from tuunel.relay.wire import Demand, Message
-from tuunel.relay.wire import Notice as RelayNotice
 from tuunel.routing import ThroughDevice
 from tuunel.settings import Home
 
@@ -95,8 +94,6 @@ class Reach:
         async def on_message(message: Message) -> None:
             if isinstance(message, Demand):
                 dials.demand(message.want)
-            elif isinstance(message, RelayNotice) and not message.tunnel_id:
-                self._emit(Notice(f"{relay.address}: {message.reason} {message.detail}"))
 
         presence = Presence(
             relay, self.identity, self.tunnels.params, register=None, while_online=while_online, on_message=on_message, emit=self._emit

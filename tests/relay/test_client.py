@@ -17,7 +17,7 @@ from tuunel.relay import client as module
 from tuunel.relay import framing
 from tuunel.relay.client import HopConnection, connect
 from tuunel.relay.handshake import Register
-from tuunel.relay.wire import HopError, Params, Ping, Pong, Purpose, Role, encode_message
+from tuunel.relay.wire import Admission, HopError, Params, Ping, Pong, Purpose, Role, encode_message
 
 pytestmark = pytest.mark.anyio
 
@@ -183,3 +183,17 @@ async def test_cancelling_the_handshake_leaves_nothing_open() -> None:
         for stream in relay.streams:
             stream.close()
         assert open_descriptors() == before
+
+
+async def test_a_relay_that_takes_nothing_holds_up_nobody_who_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEND_TIMEOUT", 0.3)
+    async with scripted_relay() as (relay, _):
+        connection = await connect(relay.known, IDENTITY, purpose=Purpose.CONTROL, params=Params(Role.AGENT, bytes(16)))
+        await relay.next(Purpose.CONTROL)
+        invites = tuple(number.to_bytes(8) for number in range(256))
+        flood = [Admission(first=True, last=True, enrolled=False, invites=invites)] * 4000
+        with pytest.raises(Failure, match="took nothing") as caught:
+            await connection.send(*flood)
+        assert caught.value.reason is Reason.RELAY_UNREACHABLE
+        with pytest.raises(Failure):  # and the connection is over for everybody
+            await connection.receive()

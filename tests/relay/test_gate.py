@@ -70,15 +70,28 @@ def test_full_table_forgets_full_buckets_and_then_lets_strangers_share_one() -> 
     assert len(buckets) == 1
 
 
-def test_one_prefix_cannot_hold_all_the_unproven_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "MAX_UNPROVEN", 3)
-    monkeypatch.setattr(gate, "MAX_UNPROVEN_PER_PREFIX", 2)
+def test_no_prefix_takes_more_places_than_its_share_of_those_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "MAX_UNPROVEN", 8)
+    monkeypatch.setattr(gate, "FREE_SHARE", 1)
     door = Gate(Clock())
-    assert [door.enter("a") for _ in range(3)] == [True, True, False]
-    assert [door.enter("b") for _ in range(2)] == [True, False]
-    door.leave("a")
-    assert door.enter("b")
-    assert door.unproven == 3
+    held = {prefix: sum(door.enter(prefix) for _ in range(8)) for prefix in "abcde"}
+    assert held == {"a": 4, "b": 2, "c": 1, "d": 1, "e": 0}
+    assert door.unproven == 8
+    for _ in range(4):
+        door.leave("a")
+    assert [door.enter("b") for _ in range(2)] == [True, False]  # it holds three, and three are free
+    assert door.enter("e")
+
+
+def test_dozens_of_prefixes_that_take_all_they_can_keep_nobody_out() -> None:
+    door = Gate(Clock())
+    assert sum(door.enter("192.0.2.0") for _ in range(gate.PREFIX_BURST)) == 228
+    few = [f"192.0.2.{number}" for number in range(1, 40)]
+    for prefix in few:
+        while door.enter(prefix):
+            pass
+    assert door.unproven < gate.MAX_UNPROVEN
+    assert door.enter("198.51.100.1")
 
 
 def test_a_flood_that_proves_nothing_runs_dry_and_devices_do_not(monkeypatch: pytest.MonkeyPatch) -> None:

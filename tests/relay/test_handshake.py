@@ -202,7 +202,7 @@ def test_a_relay_that_takes_smaller_records_than_this_version_sends_is_refused(m
 def test_a_login_with_another_key_is_refused() -> None:
     d, r = device(register=None), relay()
     identified(d, r)
-    with pytest.raises(RemoteProtocolError, match="does not belong to its device ID"):
+    with pytest.raises(RemoteProtocolError, match="does not verify"):
         r.verify(AGENT.public_bytes)
     with pytest.raises(LocalProtocolError):
         r.welcome()
@@ -210,6 +210,14 @@ def test_a_login_with_another_key_is_refused() -> None:
     with pytest.raises(Failure) as caught:
         d.next_event()
     assert (caught.value.reason, caught.value.speaker) == (Reason.AUTH_FAILED, Speaker.RELAY)
+
+
+def test_a_login_under_anothers_id_is_refused() -> None:
+    d, r = device(register=None), relay()
+    d._claim = device(identity=AGENT, register=None)._claim
+    identified(d, r)
+    with pytest.raises(RemoteProtocolError, match="does not belong to its device ID"):
+        r.verify(IDENTITY.public_bytes)  # it has proved this key
 
 
 class Impostor(IdentityKey):

@@ -13,11 +13,12 @@ from tests.world import PATIENCE, until
 from tuunel.backoff import Backoff
 from tuunel.devices import KnownRelay
 from tuunel.errors import Failure, Reason
-from tuunel.events import Alarm, Event, RelayStateChanged
+from tuunel.events import Alarm, Event, Notice, RelayStateChanged
 from tuunel.relay import presence as module
 from tuunel.relay.client import HopConnection
 from tuunel.relay.presence import FINAL, FINAL_AT_FIRST, Presence
 from tuunel.relay.wire import Demand, HopError, Message, Params, Ping, Pong, Purpose, Role
+from tuunel.relay.wire import Notice as RelayNotice
 
 pytestmark = pytest.mark.anyio
 
@@ -201,3 +202,40 @@ async def test_the_relay_may_ask_for_a_pause(monkeypatch: pytest.MonkeyPatch) ->
         await until(lambda: pauses)
         monkeypatch.undo()
         assert pauses[0] == 9
+
+
+@pytest.mark.parametrize(("steady", "ceilings"), [(60.0, [0.5, 1.0, 2.0]), (0.0, [0.5, 0.5, 0.5])])
+async def test_a_relay_that_ends_each_connection_is_met_more_and_more_seldom(
+    monkeypatch: pytest.MonkeyPatch, steady: float, ceilings: list[float]
+) -> None:
+    met: list[float] = []
+
+    def note(backoff: Backoff) -> float:
+        met.append(backoff._ceiling)
+        backoff._ceiling *= 2
+        return 0.0
+
+    monkeypatch.setattr(Backoff, "next", note)
+    monkeypatch.setattr(module, "STEADY", steady)
+    async with present() as (relay, _):
+        for count in (1, 2, 3):
+            await (await relay.next(Purpose.CONTROL, count)).stream.send_all(bytes(64))
+        await until(lambda: len(met) == 3)
+    assert met == ceilings
+
+
+async def test_notices_about_this_device_are_shown_once_a_minute_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with present() as (relay, watched):
+        link = await relay.next(Purpose.CONTROL)
+        notices = [RelayNotice(Reason.DUPLICATE_DEVICE, "", f"no {number}") for number in range(1000)]
+        await link.say(RelayNotice(Reason.PEER_UNAVAILABLE, "abcdefgh", "of a tunnel"), *notices, Demand(7))
+        await until(lambda: watched.messages)
+        monkeypatch.setattr(module, "NOTICE_INTERVAL", 0.0)
+        await link.say(RelayNotice(Reason.DUPLICATE_DEVICE, "", "again"), Demand(8))
+        await until(lambda: len(watched.messages) == 2)
+        assert watched.messages == [Demand(7), Demand(8)]
+        assert [event.text.partition(" ")[2] for event in watched.events if isinstance(event, Notice)] == [
+            "DUPLICATE_DEVICE no 0",
+            "DUPLICATE_DEVICE again (999 notices before this one are not shown)",
+        ]
+        assert watched.states == ["connecting", "online"]

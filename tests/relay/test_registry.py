@@ -5,6 +5,7 @@ import pytest
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.identity import DeviceID
 from tuunel.relay import registry as module
+from tuunel.relay import waiting
 from tuunel.relay.registry import MAX_DEMAND, REVOKED_INTERVAL, Registry
 from tuunel.relay.wire import Admission, Role
 
@@ -211,6 +212,27 @@ def test_an_open_without_a_ready_connection_waits_for_the_next_one_in_order(regi
     bring_ready(registry, "r3")
 
 
+def test_devices_whose_opens_wait_take_turns_and_none_takes_all_places(registry: Registry[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "MAX_WAITING", 8)
+    bring_agent(registry)
+    for name, source in [(f"{who}{number}", source) for who, source in (("a", LAPTOP), ("b", STRANGER)) for number in range(6)]:
+        registry.join(name, source)
+    for name in ("a0", "a1", "a2", "a3"):
+        assert registry.take(name, HOME) is None
+    assert refusal(registry.take, "a4", HOME).reason is Reason.QUOTA  # four wait, and four places are left
+    for name in ("b0", "b1"):
+        assert registry.take(name, HOME) is None
+    assert refusal(registry.take, "b2", HOME).reason is Reason.QUOTA
+    assert not registry.waits("b2")
+    registry.withdraw("a1")
+    served = []
+    for number in range(5):
+        registry.join(f"r{number}", HOME)
+        served.append(registry.park(f"r{number}", FIRST))
+    assert served == ["a0", "b0", "a2", "b1", "a3"]
+    bring_ready(registry, "r5")
+
+
 def test_a_lost_connection_serves_nobody_and_a_lost_opener_is_served_by_nobody(registry: Registry[str]) -> None:
     bring_agent(registry)
     bring_ready(registry, "r1", "r2")
@@ -295,7 +317,7 @@ def test_connections_controls_pool_and_queue_of_one_device_are_bounded(registry:
     assert refusal(registry.park, "r2", FIRST).reason is Reason.QUOTA
     monkeypatch.setattr(module, "MAX_CONNECTIONS", 3)
     assert refusal(registry.join, "r3", HOME).reason is Reason.QUOTA
-    monkeypatch.setattr(module, "MAX_WAITING", 1)
+    monkeypatch.setattr(waiting, "MAX_WAITING", 1)
     registry.take("o1", HOME)
     registry.take("o2", HOME)
     assert refusal(registry.take, "o3", HOME).reason is Reason.QUOTA

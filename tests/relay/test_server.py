@@ -14,12 +14,13 @@ from tests.relay.devices import Device, Hop, connect, make_offer, make_open
 from tuunel.address import HostPort
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, StateError
 from tuunel.events import Alarm, ConnectionClosed, ConnectionOpened, DeviceSeen, Event, Notice, Ready
-from tuunel.identity import DeviceID, IdentityKey
+from tuunel.identity import DeviceID, IdentityKey, encode_point, verify
 from tuunel.links import PLACEHOLDER_HOST, RelayLink, parse_link
 from tuunel.relay import attendance, reception, registry, server, tunnels
+from tuunel.relay import handshake as relay_handshake
 from tuunel.relay.connection import ReadyConnection
 from tuunel.relay.credentials import load_root, new_leaf
-from tuunel.relay.handshake import Register
+from tuunel.relay.handshake import DeviceHandshake, Register
 from tuunel.relay.server import RelayServer
 from tuunel.relay.store import StoredDevice
 from tuunel.relay.wire import (
@@ -212,6 +213,30 @@ async def test_a_device_with_another_key_than_the_retained_one_is_refused(relay:
     thief = relay.device(Role.FORWARD)
     handshake = thief.handshake(Purpose.DIAL)
     handshake._claim = victim.handshake(Purpose.DIAL)._claim
+    assert (await verdict(relay, handshake))[0] is Reason.DEVICE_UNKNOWN
+
+
+async def test_who_cannot_prove_a_device_does_not_learn_whether_it_is_enrolled(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    enrolled, stranger = await relay.forward(), relay.device(Role.FORWARD)
+    proofs: list[bytes] = []
+
+    def note(public_key: bytes, *arguments: Any) -> None:
+        proofs.append(public_key)
+        verify(public_key, *arguments)
+
+    monkeypatch.setattr(relay_handshake, "verify", note)
+    answers = []
+    for victim in (enrolled, stranger):
+        handshake = relay.device(Role.FORWARD).handshake(Purpose.DIAL)
+        handshake._claim = victim.handshake(Purpose.DIAL)._claim
+        answers.append(await verdict(relay, handshake))
+    assert answers[0] == answers[1]
+    assert answers[0][0] is Reason.DEVICE_UNKNOWN
+    assert len([key for key in proofs if key != encode_point(relay.server._reception.credentials.leaf_key.public_key())]) == 2
+
+
+async def verdict(relay: Relay, handshake: DeviceHandshake) -> tuple[Reason, int, str]:
+    """The relay's refusal."""
     stream = await connect(relay.link.address)
     await stream.send_all(handshake.data_to_send())
     with pytest.raises(Failure) as caught:
@@ -219,8 +244,8 @@ async def test_a_device_with_another_key_than_the_retained_one_is_refused(relay:
             handshake.receive_data(await stream.receive())
             handshake.next_event()
             await stream.send_all(handshake.data_to_send())
-    assert caught.value.reason is Reason.AUTH_FAILED
     stream.close()
+    return caught.value.reason, caught.value.retry_after, caught.value.detail
 
 
 async def test_a_registration_of_a_key_that_somebody_else_holds_is_refused(relay: Relay) -> None:
@@ -228,15 +253,7 @@ async def test_a_registration_of_a_key_that_somebody_else_holds_is_refused(relay
     victim, thief = relay.device(Role.FORWARD), relay.device(Role.FORWARD)
     handshake = thief.handshake(Purpose.DIAL, register=register)
     handshake._claim = victim.handshake(Purpose.DIAL, register=register)._claim
-    stream = await connect(relay.link.address)
-    await stream.send_all(handshake.data_to_send())
-    with pytest.raises(Failure) as caught:
-        while True:
-            handshake.receive_data(await stream.receive())
-            handshake.next_event()
-            await stream.send_all(handshake.data_to_send())
-    assert caught.value.reason is Reason.AUTH_FAILED
-    stream.close()
+    assert (await verdict(relay, handshake))[0] is Reason.AUTH_FAILED
 
 
 # -- opening
@@ -656,6 +673,18 @@ async def test_a_device_above_its_rate_runs_dry_at_the_door(relay: Relay, monkey
         assert (await refusal(forward.dial())).reason is Reason.RATE_LIMITED
     hello = forward.handshake(Purpose.DIAL).data_to_send()
     assert await everything_said_to(relay, hello) == b""  # nothing was computed for it
+
+
+async def test_a_device_above_its_rate_loses_its_control_connection_and_the_registry_is_not_asked(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, control = await relay.agent()
+    minted: list[object] = []
+    monkeypatch.setattr(relay.server._switchboard.store, "mint", lambda *arguments, **_: minted.append(arguments))
+    monkeypatch.setattr(relay.server._switchboard.registry._requests, "_burst", 0)
+    await control.send(Mint(1, bytes(32), b"invite-1", 1, 1))
+    assert (await control.receive(HopError)).reason is Reason.RATE_LIMITED
+    assert not minted
 
 
 # -- links, start and end

@@ -75,6 +75,7 @@ class Attendance:
             control.heard()
 
     async def _handle(self, control: ControlConnection, message: Message) -> None:
+        self._switchboard.registry.charge(control.device)  # most of them cost a transaction
         match message:
             case Admission():
                 self._switchboard.registry.set_admission(control, message)

@@ -20,6 +20,7 @@ from tuunel.relay.handshake import DeviceHandshake, Register, Welcomed
 from tuunel.relay.protocol import HopChannel, State
 from tuunel.relay.wire import Message, Params, Purpose, Welcome
 
+SEND_TIMEOUT = 10.0  #: seconds for the relay to take a message: one that does not is gone, and must not hold up who waits to send
 CONNECT_TIMEOUT = 10.0  #: seconds for TCP and the hop handshake together: three round trips fit on any usable link
 
 
@@ -44,7 +45,11 @@ class HopConnection:
                 raise Failure(Reason.RELAY_UNREACHABLE, detail="the connection's key is used up")
             data = b"".join(self._channel.send(message) for message in messages)
             try:
-                await self.stream.send_all(data)
+                with anyio.fail_after(SEND_TIMEOUT):
+                    await self.stream.send_all(data)
+            except TimeoutError as error:
+                self.close()  # a record was cut
+                raise Failure(Reason.RELAY_UNREACHABLE, detail=f"the relay took nothing for {SEND_TIMEOUT:.0f} s") from error
             except (OSError, anyio.ClosedResourceError) as error:
                 raise _lost() from error
 

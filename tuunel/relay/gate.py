@@ -15,7 +15,9 @@ PREFIX_BURST: Final = 1024
 PREFIX_RATE: Final = 64.0
 #: Sockets that have not proved anything yet: each holds a file descriptor for at most the handshake's deadlines.
 MAX_UNPROVEN: Final = 2048
-MAX_UNPROVEN_PER_PREFIX: Final = 1024
+#: A prefix that holds 1/8 of what is free takes no more: 228 sockets when it is alone. Dozens of prefixes must take all they can
+#: before a newcomer finds no place, and a fleet behind one address still shakes hands by the hundred.
+FREE_SHARE: Final = 8
 #: Keys that one table of buckets remembers; above it strangers share one bucket, so that memory stays bounded.
 MAX_BUCKETS: Final = 16384
 
@@ -75,7 +77,10 @@ def prefix_of(address: str) -> str:
 
 
 class Gate:
-    """Counts sockets that have not proved anything: `enter` when one is accepted, `leave` when it is proved or closed."""
+    """Counts sockets that have not proved anything: `enter` when one is accepted, `leave` when it is proved or closed.
+
+    No prefix takes more than a share of the places that are free: the more of them are taken, the less to those who hold some already.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._buckets = TokenBuckets(clock, rate=PREFIX_RATE, burst=PREFIX_BURST)
@@ -89,7 +94,7 @@ class Gate:
 
     def enter(self, prefix: str) -> bool:
         """Let one socket of `prefix` start a handshake; False: close it at once, nothing has been counted."""
-        if self._total >= MAX_UNPROVEN or self._unproven.get(prefix, 0) >= MAX_UNPROVEN_PER_PREFIX:
+        if self._unproven.get(prefix, 0) * FREE_SHARE >= MAX_UNPROVEN - self._total:
             return False
         if not self._buckets.take(prefix):
             return False

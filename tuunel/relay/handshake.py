@@ -355,18 +355,19 @@ class RelayHandshake(_Handshake):
     def verify(self, public_key: bytes) -> None:
         """Check that the device holds the private key of `public_key` (65 bytes), and that this key is the claimed device's.
 
-        RemoteProtocolError when not: `refuse(AUTH_FAILED)` is what is left to do.
+        RemoteProtocolError when not: `refuse` is what is left to do. With the key of somebody else it costs what it costs with the
+        claimed device's: so a relay that has no key of that device can let nobody learn this from the time that the answer takes.
         """
         self._expect(_Turn.CALLER)
         registration = self._claim.registration
         if registration is not None and registration.public_key != public_key:
             raise RemoteProtocolError("the device registers another key than the retained one")
         decode_point(public_key)
-        if DeviceID.from_public_key(public_key) != self._claim.device_id:
-            raise RemoteProtocolError("the device's key does not belong to its device ID")
         if not hmac.compare_digest(self._mac, self._proofs.mac):
             raise RemoteProtocolError("the device's keys do not belong to this connection")
         verify(public_key, DEVICE_SIGNATURE, self._signed, self._proofs.signature)
+        if DeviceID.from_public_key(public_key) != self._claim.device_id:
+            raise RemoteProtocolError("the device's key does not belong to its device ID")
         self._turn = _Turn.VERDICT
 
     def welcome(self) -> bytes:

@@ -15,14 +15,17 @@ import anyio
 from tuunel.backoff import Backoff
 from tuunel.devices import KnownRelay
 from tuunel.errors import Failure, Reason, Speaker
-from tuunel.events import Alarm, Emit, RelayCondition, RelayStateChanged
+from tuunel.events import Alarm, Emit, Notice, RelayCondition, RelayStateChanged
 from tuunel.identity import IdentityKey
 from tuunel.relay.client import HopConnection, connect
 from tuunel.relay.handshake import Register
 from tuunel.relay.wire import HopError, Message, Params, Ping, Pong, Purpose
+from tuunel.relay.wire import Notice as RelayNotice
 
 SILENCE: Final = 5.0  #: seconds without a message before a PING
 DEAD: Final = 12.0  #: seconds without a message before the connection counts as lost
+STEADY: Final = 10.0  #: seconds that a connection must last for the next to be made at once: a relay that ends each must wait, too
+NOTICE_INTERVAL: Final = 60.0  #: seconds between two of a relay's notices that people see: its flood must not fill a screen or a log
 
 #: An authenticated relay said that trying again cannot help.
 FINAL: Final = frozenset({Reason.DEVICE_UNKNOWN, Reason.DEVICE_BANNED, Reason.ENROLMENT_REQUIRED, Reason.DUPLICATE_DEVICE})
@@ -35,7 +38,7 @@ class Presence:
     """One device's standing connection to one relay.
 
     `while_online(connection)` runs beside each CONTROL connection and is cancelled with it; `on_message` gets every message
-    that is not liveness. `emit` hears of each change of state.
+    that is neither liveness nor a notice. `emit` hears of each change of state, and once a minute what the relay has to say of this device.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Presence:
         self._on_message = on_message
         self._emit = emit
         self._backoff = Backoff(random.random)
+        self._noticed = float("-inf")
+        self._unnoticed = 0
 
     async def run(self) -> None:
         """Stay present until cancelled. Raises Failure when trying again cannot help (`FINAL`, `FINAL_AT_FIRST`)."""
@@ -81,13 +86,15 @@ class Presence:
     async def _be_online(self) -> None:
         connection = await connect(self.relay, self._identity, purpose=Purpose.CONTROL, params=self._params, register=self._register)
         self._register = None
-        self._backoff.reset()
         self.online = True
         self._tell("online")
+        since = time.monotonic()
         try:
             await self._converse_beside(connection)
         finally:
             connection.close()
+            if time.monotonic() - since >= STEADY:
+                self._backoff.reset()
 
     async def _converse_beside(self, connection: HopConnection) -> None:
         failure: Failure | None = None
@@ -132,6 +139,8 @@ class Presence:
                     pass
                 case HopError(reason, retry_after, detail):
                     raise Failure(reason, Speaker.RELAY, detail, retry_after=retry_after)
+                case RelayNotice():
+                    self._note(message)
                 case _:
                     await self._on_message(message)
 
@@ -140,6 +149,17 @@ class Presence:
         nonce = os.urandom(8)
         await connection.send(Ping(nonce))
         return nonce, time.monotonic()
+
+    def _note(self, notice: RelayNotice) -> None:
+        if notice.tunnel_id:
+            return  # why a tunnel has ended: its own end has told as much
+        now = time.monotonic()
+        if now - self._noticed < NOTICE_INTERVAL:
+            self._unnoticed += 1
+            return
+        before = f" ({self._unnoticed} notices before this one are not shown)" if self._unnoticed else ""
+        self._noticed, self._unnoticed = now, 0
+        self._emit(Notice(f"{self.relay.address}: {notice.reason} {notice.detail}{before}"))
 
     def _tell(self, state: RelayCondition, detail: str = "") -> None:
         self._emit(RelayStateChanged(str(self.relay.address), state, detail, self.rtt if state == "online" else None))

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, StateError
 from tuunel.events import Alarm, DeviceSeen
+from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
 from tuunel.relay.certificates import RelayCredentials
 from tuunel.relay.connection import CONNECTION_TYPES, LOST, ControlConnection, DeviceConnection
@@ -46,6 +47,7 @@ class Reception:
         self.open_enrolment = open_enrolment
         self._make_room = make_room
         self._gate = Gate(time.monotonic)
+        self._nobody = IdentityKey.generate().public_bytes  #: the key that stands for those which are not known
 
     async def receive(self, stream: RawStream) -> DeviceConnection | None:
         """Prove both sides to each other; the connection has then joined the registry and is the caller's.
@@ -94,12 +96,13 @@ class Reception:
     async def _authenticate(self, handshake: RelayHandshake, claim: DeviceIdentified) -> tuple[StoredDevice, int]:
         cuts = self._switchboard.registry.cuts
         if claim.kind is Kind.REGISTER and claim.public_key is not None:
-            _verify(handshake, claim.public_key)
+            _verify(handshake, claim.public_key, Reason.AUTH_FAILED)
             return await self._register(claim, claim.public_key), cuts
         stored = await self._switchboard.store.device(claim.device_id)
+        # One answer, after the same work: who has seen a device's ID does not learn here whether that device is enrolled.
+        _verify(handshake, self._nobody if stored is None else stored.public_key, Reason.DEVICE_UNKNOWN)
         if stored is None:
             raise Failure(Reason.DEVICE_UNKNOWN, Speaker.RELAY)
-        _verify(handshake, stored.public_key)
         if stored.banned:
             raise Failure(Reason.DEVICE_BANNED, Speaker.RELAY)
         return stored, cuts
@@ -156,11 +159,11 @@ class Reception:
             self._switchboard.emit(DeviceSeen(str(control.device), "online"))
 
 
-def _verify(handshake: RelayHandshake, public_key: bytes) -> None:
+def _verify(handshake: RelayHandshake, public_key: bytes, otherwise: Reason) -> None:
     try:
         handshake.verify(public_key)
     except RemoteProtocolError:
-        raise Failure(Reason.AUTH_FAILED, Speaker.RELAY) from None
+        raise Failure(otherwise, Speaker.RELAY) from None
 
 
 async def _identify(stream: RawStream, handshake: RelayHandshake) -> DeviceIdentified:

@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.identity import DeviceID
 from tuunel.relay.gate import TokenBuckets
+from tuunel.relay.waiting import WaitingOpens
 from tuunel.relay.wire import Admission, Role
 
 C = TypeVar("C", bound=Hashable)
@@ -24,11 +25,9 @@ MAX_CONTROLS: Final = 64
 MAX_DEMAND: Final = 64
 MAX_PARKED: Final = 2 * MAX_DEMAND
 MIN_DEMAND: Final = 2
-#: Opens that may wait for one agent to bring another connection.
-MAX_WAITING: Final = 1024
 #: Entries of one agent's admission list; each costs about 100 bytes of memory.
 MAX_ADMISSION: Final = 8192
-#: Connections and opens of one device, per second and at once.
+#: Connections, opens and requests of one device, per second and at once.
 REQUEST_RATE: Final = 256.0
 REQUEST_BURST: Final = 4096
 #: A revoked device may open this seldom, so that the agent itself can tell it why.
@@ -65,7 +64,7 @@ class _Agent(Generic[C]):
     admissions: _Admissions = field(default_factory=_Admissions)
     arriving: _Admissions | None = None  # a list of which records are still to come
     parked: deque[C] = field(default_factory=deque)
-    waiting: deque[C] = field(default_factory=deque)
+    waiting: WaitingOpens[C] = field(default_factory=WaitingOpens)
     demand: int = MIN_DEMAND
     told: tuple[int, float] = (MIN_DEMAND, 0.0)  # the demand last told, and when
     last_open: float = 0.0
@@ -92,11 +91,16 @@ class Registry(Generic[C]):
         self._agents: dict[DeviceID, _Agent[C]] = {}
         self._waits_for: dict[C, DeviceID] = {}
 
+    def charge(self, device: DeviceID) -> None:
+        """Count one thing that a device asks of the relay. Raises RATE_LIMITED."""
+        if not self._requests.take(device):
+            raise Failure(Reason.RATE_LIMITED, Speaker.RELAY, retry_after=1)
+
     # -- connections ----------------------------------------------------------------------------------------------
 
     def join(self, connection: C, device: DeviceID) -> None:
         """Count a proven connection of `device`. Raises RATE_LIMITED or QUOTA."""
-        self._charge(device)
+        self.charge(device)
         held = self._connections.setdefault(device, set())
         if len(held) >= MAX_CONNECTIONS:
             raise Failure(Reason.QUOTA, Speaker.RELAY, "too many connections of this device")
@@ -225,7 +229,7 @@ class Registry(Generic[C]):
 
         Offline, unknown and not admitting are one and the same answer: a stranger learns nothing about presence.
         """
-        self._charge(source)
+        self.charge(source)
         agent = self._agents.get(target)
         if agent is None or not self._admitted(agent.admissions, source, invite_id):
             raise Failure(Reason.PEER_UNAVAILABLE, Speaker.RELAY)
@@ -245,7 +249,7 @@ class Registry(Generic[C]):
     # -- ready connections and opens ------------------------------------------------------------------------------
 
     def park(self, ready: C, instance: bytes) -> C | None:
-        """Add a joined ready connection to its agent's pool; returns the waiting open that takes it at once, if one waits.
+        """Add a joined ready connection to its agent's pool; returns the waiting open that takes it at once, if one waits: in turns.
 
         Raises PROTOCOL when this instance's agent holds no control connection, QUOTA when the pool is full.
         """
@@ -253,7 +257,7 @@ class Registry(Generic[C]):
         if agent is None or agent.instance != instance:
             raise Failure(Reason.PROTOCOL, Speaker.RELAY, "no control connection of this agent instance")
         if agent.waiting:
-            opener = agent.waiting.popleft()
+            opener = agent.waiting.next()
             del self._waits_for[opener]
             return opener
         if len(agent.parked) >= MAX_PARKED:
@@ -270,7 +274,7 @@ class Registry(Generic[C]):
     def take(self, opener: C, target: DeviceID) -> C | None:
         """Give an admitted open a ready connection, the one that waited longest; None: the opener now waits for the next `park`.
 
-        Raises PEER_UNAVAILABLE when the agent has left, QUOTA when too many wait.
+        Raises PEER_UNAVAILABLE when the agent has left, QUOTA when too many wait, or too many of one device.
         """
         agent = self._agents.get(target)
         if agent is None:
@@ -281,9 +285,8 @@ class Registry(Generic[C]):
         agent.last_open = now
         ready = agent.parked.popleft() if agent.parked else None
         if ready is None:
-            if len(agent.waiting) >= MAX_WAITING:
+            if not agent.waiting.add(opener, self._device_of.get(opener)):
                 raise Failure(Reason.QUOTA, Speaker.RELAY, "too many opens wait for that device")
-            agent.waiting.append(opener)
             self._waits_for[opener] = target
         if not agent.parked:
             agent.demand = min(MAX_DEMAND, max(2 * agent.demand, len(agent.waiting) + MIN_DEMAND))
@@ -310,7 +313,3 @@ class Registry(Generic[C]):
             return None
         agent.told = (agent.demand, now)
         return agent.control, agent.demand
-
-    def _charge(self, device: DeviceID) -> None:
-        if not self._requests.take(device):
-            raise Failure(Reason.RATE_LIMITED, Speaker.RELAY, retry_after=1)
