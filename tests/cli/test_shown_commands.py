@@ -1,32 +1,17 @@
-"""Every command line of tuunel that the documentation shows is one that tuunel takes."""
+"""Every command line of tuunel that the documentation shows is one that tuunel takes; tests/docs/test_shown.py runs them."""
 
-import itertools
-import re
-import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.main import get_command
 
+from tests.docs.pages import PAGES, shown, words_of
 from tuunel.cli.app import app
 from tuunel.forwarding import parse_forwardings
 from tuunel.policy import parse_target_pattern
 from tuunel.routing import Route
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorial").glob("*.md")), *sorted((ROOT / "docs" / "howto").glob("*.md"))]
-_SHOWN = re.compile(r"^ {4}(?:\w+\$ +)?(tuunel .*)$", re.MULTILINE)  # an indented line, perhaps behind a machine's prompt
-
-
-SHOWN = [(str(page.relative_to(ROOT)), line) for page in PAGES for line in _SHOWN.findall(page.read_text(encoding="utf-8"))]
-
-
-def words_of(line: str) -> list[str]:
-    """The words of the first command of a shell's line."""
-    shell = shlex.shlex(line, posix=True, punctuation_chars=True)
-    shell.whitespace_split = True
-    return list(itertools.takewhile(lambda word: not set(word) <= set("|&;<>"), shell))
+SHOWN = [(each.page, each.command) for page in PAGES for each in shown(page) if words_of(each.command)[:1] == ["tuunel"]]
 
 
 def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
