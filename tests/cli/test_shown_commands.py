@@ -1,5 +1,6 @@
 """Every command line of tuunel that the documentation shows is one that tuunel takes; tests/docs/test_shown.py runs them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest

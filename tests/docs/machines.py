@@ -192,7 +192,7 @@ class Machines:
             text = terminal.text
         else:
             text = computer.run(command).stdout
-            if re.match(r"eval |export |cd |\. ", command):
+            if re.match(r"eval |export |alias |cd |\. ", command):
                 computer.lasting.append(command)
         self.remember(shown.machine, text)
         return text

@@ -84,12 +84,15 @@ def ssh(machines: Machines) -> None:
 
 
 def git(machines: Machines) -> None:
-    """A repository at /srv, and the same under home's web site."""
-    machines.home.run(
-        "git init -q --bare /srv/project.git && git -c init.defaultBranch=main init -q work && cd work && git -c user.name=me "
-        "-c user.email=me@home commit -q --allow-empty -m first && git push -q /srv/project.git HEAD:main && "
-        "git --git-dir /srv/project.git update-server-info && ln -sfn /srv/project.git ../site/project.git"
-    )
+    """A repository at /srv for ssh, and another one on a web server's port 3000."""
+    served = machines.home.home / "repositories"
+    for bare in ("/srv/project.git", f"{served}/me/notes.git"):
+        machines.home.run(
+            f"git init -q --bare {bare} && rm -rf work && git init -q work && cd work && git -c user.name=me -c user.email=me@home commit "
+            f"-q --allow-empty -m first && git push -q {bare} HEAD:main && git --git-dir {bare} symbolic-ref HEAD refs/heads/main && "
+            f"git --git-dir {bare} update-server-info"
+        )
+    _script(machines, machines.home, "repositories", _PAGES, "127.0.0.1", "3000", str(served))
 
 
 def rsync(machines: Machines) -> None:
@@ -132,6 +135,13 @@ def unix_socket(machines: Machines) -> None:
     _script(machines, machines.home, "unix", _UNIX_PAGE, "/run/docker.sock")
 
 
+def firefox(machines: Machines) -> None:
+    """The profile that Firefox makes at its first start."""
+    profiles = machines.laptop.home / ".mozilla" / "firefox"
+    (profiles / "me.default").mkdir(parents=True)
+    (profiles / "profiles.ini").write_text("[Profile0]\nName=default\nIsRelative=1\nPath=me.default\nDefault=1\n")
+
+
 def newer_link(machines: Machines) -> None:
     """One more machine is about to be enrolled."""
     machines.link = machines.vps.run("tuunel relay link 2> /dev/null").stdout.strip()
@@ -153,14 +163,15 @@ Service = Callable[[Machines], None]
 NEEDS: dict[str, tuple[Service, ...]] = {
     "README.md": (ssh,),
     "docs/tutorial/first-tunnel.md": (ssh,),
-    "docs/howto/browser.md": (other_pages,),
+    "docs/howto/browser.md": (other_pages, firefox),
     "docs/howto/databases.md": (databases,),
     "docs/howto/exit.md": (other_pages,),
     "docs/howto/fleet.md": (newer_link,),
+    "docs/howto/git.md": (ssh, git),
     "docs/howto/other-direction.md": (ssh,),
     "docs/howto/relay.md": (stranger,),
     "docs/howto/script.md": (invite_in_a_file,),
-    "docs/howto/ssh.md": (ssh, git, rsync),
+    "docs/howto/ssh.md": (ssh, rsync),
     "docs/howto/udp.md": (datagrams,),
     "docs/howto/unix-sockets.md": (unix_socket,),
 }

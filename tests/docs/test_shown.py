@@ -17,7 +17,6 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("README.md", "make demo"): "it runs for good, in the environment of a checkout: tests/test_demo.py runs the demo",
     ("README.md", "make test"): "this test is a part of it",
     ("README.md", "make docs"): "tests/docs/test_site.py builds the site",
-    ("docs/howto/browser.md", "chromium "): "it opens a window: tests/journeys/test_browser.py drives Chromium without one",
     ("docs/howto/unix-sockets.md", "DOCKER_HOST="): "it needs Docker's daemon, which cannot run everywhere where tests do",
 }
 
@@ -26,7 +25,6 @@ GIVES: dict[tuple[str, str], str] = {
     ("docs/howto/udp.md", "dig "): "192.168.1.10",
     ("docs/howto/udp.md", "echo "): "ping",
     ("docs/howto/unix-sockets.md", "printf "): "200 OK",
-    ("docs/howto/ssh.md", "git ls-remote"): "refs/heads/main",
 }
 
 
