@@ -18,8 +18,9 @@ from tuunel.errors import RemoteProtocolError
 from tuunel.events import Traffic
 from tuunel.rawstream import Conduit, Rest
 
-# Seconds. A reset crosses forward proxy, relay and agent, each with a watch of its own: together at most four rounds, within 3 seconds.
-WATCH_INTERVAL: Final = 0.6
+# Seconds. A reset crosses forward proxy, relay and agent, each with a watch of its own: at most four rounds together,
+# and 3 seconds on a machine that has other things to do, too.
+WATCH_INTERVAL: Final = 0.4
 
 #: What a broken connection raises. OSError: the kernel says so. Closed: somebody else cut this side, by a revoke for instance.
 BROKEN: Final = (OSError, anyio.ClosedResourceError, RemoteProtocolError)

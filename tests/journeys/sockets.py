@@ -67,6 +67,9 @@ def listens(port: int) -> bool:
     return any(row.local == port and row.state == LISTEN for row in tcp_sockets())
 
 
-def facing(remote: int) -> int:
-    """How many sockets have `remote` as the port of their other end; those that only wait out their time do not count."""
-    return sum(1 for row in tcp_sockets() if row.remote == remote and row.state != TIME_WAIT)
+def facing(remote: int, *, local: int | None = None) -> int:
+    """How many sockets have `remote` as the port of their other end; those that only wait out their time do not count.
+
+    Where `remote` is a port that the kernel chose for a client, another program's may have the same number: name the server's as `local`.
+    """
+    return sum(1 for row in tcp_sockets() if row.remote == remote and row.state != TIME_WAIT and local in {None, row.local})

@@ -119,14 +119,14 @@ def test_a_stalled_target_and_an_app_that_aborts_leave_all_three_parties_free(tr
     with serving(hold) as target:
         opened = TUNNEL_DOORS[door].open(trio.proxy.address, "home.tuunel", target.port)
         app_port = opened.sock.getsockname()[1]
-        target.accepted()
+        dialled_from = target.accepted()[0].getpeername()[1]
         fill(opened.sock)
         held = until(lambda: all_stuck(parties), "all is stuck")
         reset(opened.sock)
 
         def freed() -> bool:
             gone = not any(inodes & inodes_of(parties[who]) for who, inodes in held.items())
-            return gone and not facing(app_port) and not facing(target.port)
+            return gone and not facing(app_port, local=trio.proxy.port) and not facing(target.port, local=dialled_from)
 
         until(freed, f"all three parties have let go of {held}", FREE_WITHIN)
 

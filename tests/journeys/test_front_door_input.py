@@ -105,7 +105,7 @@ def test_nonsense_is_refused_and_the_connection_closed(trio: Trio, what: str) ->
         with contextlib.suppress(ConnectionError):
             answer = read_to_end(sock)
         assert_refusal(answer)
-    until(lambda: not facing(mine), "the proxy has closed the connection", 5)
+    until(lambda: not facing(mine, local=trio.proxy.port), "the proxy has closed the connection", 5)
 
 
 def assert_refusal(answer: bytes) -> None:
