@@ -21,6 +21,7 @@ RANKS: dict[str, tuple[str, ...]] = {
     "decisions": (
         "hkdf",
         "statefile",
+        "mlkem",
         "identity",
         "links",
         "settings",
@@ -109,7 +110,20 @@ RANKS: dict[str, tuple[str, ...]] = {
         "udpforward",
     ),
     "roles": ("doors", "relay.server", "agent", "proxy", "forward", "pairing", "netcat", "netcat_udp", "netcat_alone"),
-    "edge": ("display", "journal", "config", "configfile", "demo", "cli.*", "__main__"),
+    "edge": (
+        "display",
+        "journal",
+        "config",
+        "configfile",
+        "finding",
+        "checkmachine",
+        "checkstate",
+        "checkroles",
+        "checkrelay",
+        "demo",
+        "cli.*",
+        "__main__",
+    ),
 }
 
 NETWORK_AND_CLOCK = (

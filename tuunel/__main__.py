@@ -4,7 +4,8 @@
 import sys
 from collections.abc import Sequence
 
-from tuunel.errors import StateError, TuunelError
+from tuunel.errors import TuunelError
+from tuunel.mlkem import require_ml_kem
 
 INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
 
@@ -25,7 +26,8 @@ def main() -> int:
 def run(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` name; returns its exit code. Raises StateError when the encryption cannot work here."""
     if arguments[:1] != ["nc"]:
-        require_ml_kem()
+        if arguments[:1] != ["doctor"]:  # which tells it among what else is wrong
+            require_ml_kem()
         from tuunel.cli import app
 
         return app.main(arguments)
@@ -36,22 +38,6 @@ def run(arguments: Sequence[str]) -> int:
         # else a running proxy does the encryption, and has checked it
         require_ml_kem()
     return netcat.main(arguments[1:])
-
-
-def require_ml_kem() -> None:
-    """Raise StateError, with what to install, unless `cryptography` can do the post-quantum half of every tunnel's handshake."""
-    try:
-        from cryptography.exceptions import UnsupportedAlgorithm
-        from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
-    except ImportError as error:
-        raise StateError("the installed 'cryptography' knows no ML-KEM, which every tunnel needs", ML_KEM_ADVICE) from error
-    try:
-        MLKEM768PrivateKey.generate()
-    except UnsupportedAlgorithm as error:
-        raise StateError("the installed 'cryptography' is built without ML-KEM, which every tunnel needs", ML_KEM_ADVICE) from error
-
-
-ML_KEM_ADVICE = "install its official wheel, version 48 or newer:   python -m pip install --upgrade --only-binary :all: 'cryptography>=48'"
 
 
 if __name__ == "__main__":

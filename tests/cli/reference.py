@@ -41,6 +41,7 @@ Times are unix seconds; a time that is not known, or never comes, is `null`.
 | `config show` | `{"file", "settings": [{"name", "value", "source", "where", "environment"}]}` |
 | `config check` | `{"file", "exists", "ok", "settings", "problems": [{"message", "advice"}], "ignored"}` |
 | `demo --once` | `{"ok", "visits": [{"door", "ok", "seconds", "saw"}]}` |
+| `doctor` | `{"ok", "checks": [{"check", "state", "what", "fix"}]}`: `state` is `ok`, `warning` or `wrong`; [the checks](doctor.md) |
 | any, when it fails | `{"error": {"message", "advice", "exit", "reason", "speaker"}}` |
 """
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tuunel.cli import agent, config, demo, forward, pairing, proxy, relay, setup
+from tuunel.cli import agent, config, demo, doctor, forward, pairing, proxy, relay, setup
 from tuunel.cli.configured import configured
 from tuunel.cli.report import first_error, say_error
 
@@ -30,6 +30,7 @@ app.command(cls=configured("proxy"))(proxy.proxy)
 app.command(cls=configured("forward"))(forward.forward)
 app.add_typer(config.app, name="config")
 app.command()(setup.setup)
+app.command()(doctor.doctor)
 app.command()(demo.demo)
 
 
