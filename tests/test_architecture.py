@@ -77,6 +77,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "ledger",
         "listeners",
         "supervisor",
+        "exposition",
         "direct",
         "shelf",
         "relay.splice",
@@ -113,6 +114,7 @@ RANKS: dict[str, tuple[str, ...]] = {
     "edge": (
         "display",
         "journal",
+        "metrics",
         "config",
         "configfile",
         "finding",
@@ -164,7 +166,8 @@ FORBIDDEN: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
 RESERVED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("typer", ("cli.*",), "the roles must run without a command line"),
     ("rich", ("display",), "only one module draws; all others emit events"),
-    ("h11", ("httpproxy", "httpheaders", "httpexchange", "hostguard"), "four modules know HTTP's grammar"),
+    ("h11", ("httpproxy", "httpheaders", "httpexchange", "hostguard", "exposition"), "five modules know HTTP's grammar"),
+    ("prometheus_client", ("metrics",), "one module makes metrics of facts; all others emit events and count"),
     ("sqlite3", ("relay.store",), "one module knows how the relay keeps its devices"),
 )
 

@@ -23,7 +23,7 @@ from tuunel.devices import Devices, KnownRelay
 from tuunel.dial import resolve
 from tuunel.e2e.offer import OfferSecrets, make_offer
 from tuunel.errors import Failure, Reason, UsageError
-from tuunel.events import DeviceSeen, Emit, Notice, Ready
+from tuunel.events import DeviceSeen, Emit, Measures, Notice, Ready
 from tuunel.grants import DEFAULT_TARGETS, Grants
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.interfaces import Interfaces
@@ -101,6 +101,16 @@ class Agent:
     def stop(self) -> None:
         """Take no more tunnels; `run` returns when those that carry something have finished."""
         self._services.cancel()
+
+    async def measures(self) -> Measures:
+        """What it counts. StateError when the grants are unusable."""
+        now = int(time.time())
+        return {
+            "agent_tunnels": len(self._tunnels.live),
+            "agent_ready_connections": len(self._ready) if self._ready is not None else 0,
+            "agent_clients": len(self._grants.grants(now)),
+            "agent_open_invites": len(self._grants.open_invites(now)),
+        }
 
     async def reload(self, allow: Sequence[DeviceID], admit_enrolled: bool) -> None:  # noqa: FBT001 - as the command line gives them
         """Admit these from now on, and tell the relay what the grants file says. A device that may no longer come in is cut off.

@@ -122,22 +122,34 @@ def _level(text: str) -> object:
     return text
 
 
+def metrics_address(text: str) -> HostPort:
+    """Where `--metrics` listens: HOST:PORT, or a PORT on both loopbacks. Raises UsageError."""
+    return HostPort.parse(f"localhost:{text}" if text.isdecimal() else text)
+
+
 def _drain(table: str) -> Setting:
     return Setting(table, "drain", Kind.SECONDS, 2.0, "seconds, 0 or more")
+
+
+def _metrics(table: str) -> Setting:
+    return Setting(table, "metrics", Kind.TEXT, None, "HOST:PORT, or a PORT on both loopbacks", metrics_address)
 
 
 SETTINGS: Final = (
     Setting("relay", "listen", Kind.TEXT, "[::]:7443", "HOST:PORT", _listen_address(7443)),
     Setting("relay", "advertise", Kind.TEXT, None, "HOST[:PORT]", _listen_address(0), live=True),
     Setting("relay", "open-enrolment", Kind.SWITCH, OFF, "true or false", live=True),
+    _metrics("relay"),
     _drain("relay"),
     Setting("agent", "allow", Kind.LIST, [], "device IDs, or 'enrolled'", _client, live=True),
+    _metrics("agent"),
     _drain("agent"),
     Setting("proxy", "listen", Kind.TEXT, "localhost:1080", "HOST:PORT", _listen_address(1080)),
     Setting("proxy", "other", Kind.TEXT, "direct", "'direct', 'refuse' or 'via:NAME'", parse_other, live=True),
     Setting("proxy", "route", Kind.LIST, [], "PATTERN=NAME or CIDR=NAME", Route.parse, live=True),
     Setting("proxy", "auth", Kind.TEXT, None, "a user's name; its password is in the file proxy-password"),
     Setting("proxy", "all-users", Kind.SWITCH, OFF, "true or false"),
+    _metrics("proxy"),
     _drain("proxy"),
     Setting("forward", "forwards", Kind.LIST, [], "[BIND:]PORT:HOST.NAME.tuunel:PORT[/udp]", Forwarding.parse),
     Setting("forward", "http-hosts", Kind.TEXT, None, "host names, with commas between them", parse_hosts),

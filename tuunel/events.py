@@ -44,6 +44,7 @@ class Ready:
     invite: str | None = field(default=None, repr=False)
     admits_enrolled: bool = False
     forwards: tuple[Mapping[str, str], ...] | None = None
+    metrics: str | None = None  #: where its metrics are read, `host:port`
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,10 @@ class Alarm:
 
 Event = Ready | RelayStateChanged | ConnectionOpened | ConnectionChanged | ConnectionClosed | DeviceSeen | Notice | Alarm
 Emit = Callable[[Event], None]
+
+#: What a role counts beside its connections, at one moment: a number for each metric's name without `tuunel_`, or one for each value of
+#: the metric's label. docs/reference/metrics.md lists them.
+Measures = Mapping[str, float | Mapping[str, float]]
 
 
 def printable(text: str, limit: int = MAX_SHOWN_TEXT) -> str:

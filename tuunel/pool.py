@@ -102,6 +102,14 @@ class TunnelPool:
             tunnel.reset()
         await self._tasks.__aexit__(None, None, None)  # so that what the body raised comes out alone, and not in a group
 
+    def census(self) -> dict[str, int]:
+        """How many tunnels live, how many of them wait for a use, and how many connections wait at relays."""
+        return {
+            "proxy_tunnels": len(self._live),
+            "proxy_standby_tunnels": sum(len(standbys.waiting) for standbys in self._standbys.values()),
+            "proxy_dial_connections": sum(len(dials) for dials in self._dials.values()),
+        }
+
     def dial_pool(self, relay: KnownRelay) -> DialPool:
         """The connections that wait at `relay`; made at the first call, filled by use or `fill`."""
         if relay.id not in self._dials:

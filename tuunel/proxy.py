@@ -19,7 +19,7 @@ from tuunel.dial import Allow, dial
 from tuunel.direct import Address, direct_addresses
 from tuunel.doors import FrontDoors
 from tuunel.errors import Failure, Reason, Speaker
-from tuunel.events import Emit, Notice, Ready
+from tuunel.events import Emit, Measures, Notice, Ready
 from tuunel.frontdoor import Credentials, Request
 from tuunel.listen import address_of, drop_waiting, open_listeners, serve
 from tuunel.listeners import Announcement
@@ -88,6 +88,14 @@ class Proxy:
     def stop(self) -> None:
         """Take no more clients; `run` returns when those that are connected have finished."""
         self._listening.cancel()
+
+    async def measures(self) -> Measures:
+        """What it counts."""
+        return {
+            **self._reach.tunnels.census(),
+            "proxy_associations": len(self._udp),
+            "proxy_door_datagrams_dropped_total": self._udp.dropped,
+        }
 
     async def reload(self, *, other: str, routes: Sequence[str]) -> None:
         """Decide by these from now on; what is connected stays. UsageError: nothing has changed. StateError: the names are unusable."""

@@ -2,7 +2,7 @@
 
 from typer.main import get_command
 
-from tests.cli import settings_page
+from tests.cli import metrics_page, settings_page
 from tests.cli.reference import PAGE, commands, render
 from tuunel.cli.app import app
 
@@ -19,6 +19,10 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_the_page_of_settings_is_up_to_date() -> None:
     assert settings_page.PAGE.read_text() == settings_page.render(), "run: python -m tests.cli.reference"
+
+
+def test_the_page_of_metrics_is_up_to_date() -> None:
+    assert metrics_page.PAGE.read_text() == metrics_page.render(), "run: python -m tests.cli.reference"
 
 
 def test_every_promised_command_is_there() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJson, AsJsonLines, Drain, LogLevel, seconds, typed
+from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJson, AsJsonLines, Drain, LogLevel, Metrics, seconds, typed
 from tuunel.cli.listing import count, duration, table, when
 from tuunel.cli.nextsteps import after_invite
 from tuunel.cli.report import Document, answer, ask_role, put, say
@@ -31,6 +31,7 @@ def agent(
         list[str] | None,
         typer.Option(metavar="CLIENT-ID|enrolled", help="Admit this client, or every device enrolled at the relay. Repeatable."),
     ] = None,
+    metrics: Metrics = None,
     as_json: AsJsonLines = False,
     log_level: LogLevel = DEFAULT_LEVEL,
     drain: Drain = DEFAULT_DRAIN,
@@ -53,6 +54,7 @@ def agent(
         as_json=as_json,
         log_level=log_level,
         drain=drain,
+        metrics=metrics,
         settings=settings,
         reload=lambda role: role.reload(*admitted(settings.value("agent.allow") or ())),
     )

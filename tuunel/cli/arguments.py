@@ -16,6 +16,10 @@ LogLevel = Annotated[
     Level,
     typer.Option("--log-level", metavar="LEVEL", help="What log lines tell: error, warning, notice, or info, which is every connection."),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="[HOST:]PORT", help="Serve Prometheus metrics at /metrics; on loopback without HOST."),
+]
 
 DEFAULT_LEVEL = Level.INFO
 DEFAULT_DRAIN = 2.0

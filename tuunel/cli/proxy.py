@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJsonLines, Drain, LogLevel
+from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJsonLines, Drain, LogLevel, Metrics
 from tuunel.errors import StateError, UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def proxy(
     ] = None,
     auth: Annotated[str | None, typer.Option(metavar="USER", help="Ask apps for this user and a password.")] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="Serve programs of every user of this machine, not yours alone.")] = False,
+    metrics: Metrics = None,
     as_json: AsJsonLines = False,
     log_level: LogLevel = DEFAULT_LEVEL,
     drain: Drain = DEFAULT_DRAIN,
@@ -54,6 +55,7 @@ def proxy(
         as_json=as_json,
         log_level=log_level,
         drain=drain,
+        metrics=metrics,
         settings=settings,
         reload=lambda role: role.reload(other=settings.value("proxy.other"), routes=settings.value("proxy.route")),
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJson, AsJsonLines, Drain, LogLevel, seconds
+from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJson, AsJsonLines, Drain, LogLevel, Metrics, seconds
 from tuunel.cli.configured import configured
 from tuunel.cli.listing import count, table, when
 from tuunel.cli.nextsteps import after_link
@@ -26,6 +26,7 @@ def serve(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = f"[::]:{DEFAULT_PORT}",
     advertise: Annotated[str | None, typer.Option(metavar="HOST[:PORT]", help="The public name that links carry.")] = None,
     open_enrolment: Annotated[bool, typer.Option("--open-enrolment", help="Enrol every device that asks, without a link.")] = False,
+    metrics: Metrics = None,
     as_json: AsJsonLines = False,
     log_level: LogLevel = DEFAULT_LEVEL,
     drain: Drain = DEFAULT_DRAIN,
@@ -44,6 +45,7 @@ def serve(
         as_json=as_json,
         log_level=log_level,
         drain=drain,
+        metrics=metrics,
         settings=settings,
         reload=lambda role: role.reload(advertise=settings.value("relay.advertise"), open_enrolment=settings.value("relay.open-enrolment")),
     )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from tuunel.journal import JsonJournal, Level, LogJournal, Threshold
 from tuunel.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from tuunel.cli.monitoring import Monitor
     from tuunel.configfile import RunningSettings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -55,16 +57,23 @@ def run_role(
     as_json: bool,
     drain: float,
     log_level: Level = Level.INFO,
+    metrics: str | None = None,
     settings: "RunningSettings | None" = None,
     reload: Callable[[RoleType], Awaitable[None]] | None = None,
 ) -> None:
     """Run the role that `build` makes until it ends or is told to by a signal.
 
     The first Ctrl-C or SIGTERM stops it and cancels it after `drain` seconds; a second one ends the process at once. With `settings`
-    SIGHUP has them read again, and awaits `reload`. Raises what the role raised, possibly inside an exception group.
+    SIGHUP has them read again, and awaits `reload`. `metrics` is where the role's metrics are served. Raises UsageError, ListenError, and
+    what the role raised, possibly inside an exception group.
     """
+    monitor = None
+    if metrics is not None:
+        from tuunel.cli.monitoring import Monitor  # noqa: PLC0415 - a large library, which most do not need
+
+        monitor = Monitor(name, metrics)
     with listening(name, as_json=as_json, level=log_level) as audience:
-        anyio.run(serve, build, audience, drain, settings, reload)
+        anyio.run(partial(serve, build, audience, drain, settings=settings, reload=reload, monitor=monitor))
 
 
 @contextmanager
@@ -84,15 +93,18 @@ async def serve(
     build: Callable[[Emit], RoleType],
     audience: Audience,
     drain: float,
+    *,
     settings: "RunningSettings | None" = None,
     reload: Callable[[RoleType], Awaitable[None]] | None = None,
+    monitor: "Monitor | None" = None,
 ) -> None:
     """Run the role with its table and its signals; returns when the role has ended."""
     supervisor = Supervisor()
 
     def emit(event: Event) -> None:
-        audience.emit(event)
-        supervisor(event)
+        heard = event if monitor is None else monitor.hear(event)
+        audience.emit(heard)
+        supervisor(heard)
 
     async with anyio.create_task_group() as tasks:
         role = build(emit)
@@ -101,6 +113,8 @@ async def serve(
             from tuunel.cli.reloading import Reload, reload_on_hangup  # noqa: PLC0415 - the demo has no settings
 
             await tasks.start(reload_on_hangup, Reload(settings, lambda: reload(role), emit, audience.threshold), supervisor)
+        for notice in [] if monitor is None else await monitor.start(tasks, role):
+            emit(notice)
         tasks.start_soon(supervisor.show_life)
         if audience.draw is not None:
             tasks.start_soon(keep_drawn, audience.draw)

@@ -41,6 +41,10 @@ class DialPool:
         self._filling = False
         self._missed_at = time.monotonic()
 
+    def __len__(self) -> int:
+        """How many connections wait."""
+        return len(self._waiting)
+
     async def open(self, request: Open) -> tuple[HopConnection, PairedForward | HopError]:
         """Send OPEN on a waiting connection, or in the first flight of a new one: the connection and the relay's answer.
 

@@ -3,6 +3,7 @@
 Pure: the clock is injected. Source: docs/spec/relay.md, "Cost order" and "Limits".
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
@@ -86,6 +87,7 @@ class Gate:
         self._buckets = TokenBuckets(clock, rate=PREFIX_RATE, burst=PREFIX_BURST)
         self._unproven: dict[str, int] = {}
         self._total = 0
+        self.refused: Counter[str] = Counter()  #: sockets that were not let in, by cause: `crowded` or `rate`
 
     @property
     def unproven(self) -> int:
@@ -93,10 +95,12 @@ class Gate:
         return self._total
 
     def enter(self, prefix: str) -> bool:
-        """Let one socket of `prefix` start a handshake; False: close it at once, nothing has been counted."""
+        """Let one socket of `prefix` start a handshake; False: close it at once, nothing but its refusal has been counted."""
         if self._unproven.get(prefix, 0) * FREE_SHARE >= MAX_UNPROVEN - self._total:
+            self.refused["crowded"] += 1
             return False
         if not self._buckets.take(prefix):
+            self.refused["rate"] += 1
             return False
         self._unproven[prefix] = self._unproven.get(prefix, 0) + 1
         self._total += 1

@@ -64,6 +64,10 @@ class ReadyPool(Generic[Secrets]):
         self._used = time.monotonic()
         self.waiting = anyio.Event()  #: set once the first connection waits
 
+    def __len__(self) -> int:
+        """How many connections wait, or are on their way there."""
+        return len(self._workers)
+
     async def run(self) -> None:
         """Keep connections waiting until cancelled."""
         async with anyio.create_task_group() as workers:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -9,7 +10,7 @@ import anyio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, StateError
-from tuunel.events import Alarm, DeviceSeen
+from tuunel.events import Alarm, DeviceSeen, Measures
 from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
 from tuunel.relay.certificates import RelayCredentials
@@ -48,6 +49,16 @@ class Reception:
         self._make_room = make_room
         self._gate = Gate(time.monotonic)
         self._nobody = IdentityKey.generate().public_bytes  #: the key that stands for those which are not known
+        self._refused: Counter[str] = Counter()
+        self._welcomed = 0
+
+    def measures(self) -> Measures:
+        """What `RelayServer.measures` says of handshakes."""
+        return {
+            "relay_handshakes_welcomed_total": self._welcomed,
+            "relay_handshakes_refused_total": self._gate.refused + self._refused,
+            "relay_unproven_connections": self._gate.unproven,
+        }
 
     async def receive(self, stream: RawStream) -> DeviceConnection | None:
         """Prove both sides to each other; the connection has then joined the registry and is the caller's.
@@ -58,7 +69,7 @@ class Reception:
         try:
             welcomed = await self._receive(stream)
         except LOST:
-            pass  # strangers, scanners and lost connections: closed without a word
+            self._refused["broken"] += 1  # strangers, scanners and lost connections: closed without a word
         except StateError as error:
             self._switchboard.emit(Alarm(f"{error}; {error.advice}"))
         finally:
@@ -84,14 +95,19 @@ class Reception:
             try:
                 stored, cuts = await self._authenticate(handshake, claim)
             except Failure as failure:
-                await _refuse(stream, handshake, failure)
+                await self._refuse(stream, handshake, failure)
                 return None
         finally:
             self._gate.leave(prefix)
         connection = await self._welcome(stream, handshake, claim, stored, cuts)
         if connection is not None:
             self._gate.welcome(prefix)
+            self._welcomed += 1
         return connection
+
+    async def _refuse(self, stream: RawStream, handshake: RelayHandshake, failure: Failure) -> None:
+        self._refused[failure.reason.value] += 1
+        await _finish(stream, handshake.refuse(failure.reason, failure.retry_after, failure.detail))
 
     async def _authenticate(self, handshake: RelayHandshake, claim: DeviceIdentified) -> tuple[StoredDevice, int]:
         cuts = self._switchboard.registry.cuts
@@ -123,7 +139,7 @@ class Reception:
                 await self._make_room(connection)
             await self._join(connection, cuts)
         except Failure as failure:
-            await _refuse(stream, handshake, failure)
+            await self._refuse(stream, handshake, failure)
             return None
         try:
             word = handshake.welcome()
@@ -189,10 +205,6 @@ async def _step(stream: RawStream, handshake: RelayHandshake) -> DeviceIdentifie
         if last_word:
             await _finish(stream, last_word)
         raise
-
-
-async def _refuse(stream: RawStream, handshake: RelayHandshake, failure: Failure) -> None:
-    await _finish(stream, handshake.refuse(failure.reason, failure.retry_after, failure.detail))
 
 
 async def _finish(stream: RawStream, last_word: bytes) -> None:

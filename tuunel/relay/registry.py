@@ -246,6 +246,16 @@ class Registry(Generic[C]):
             return True
         return admissions.enrolled
 
+    def census(self) -> dict[str, int]:
+        """How many devices and agents are online, ready connections wait, and opens wait for one."""
+        agents = self._agents.values()
+        return {
+            "relay_devices_online": len(self._present),
+            "relay_agents_online": len(self._agents),
+            "relay_ready_parked": sum(len(agent.parked) for agent in agents),
+            "relay_opens_waiting": len(self._waits_for),
+        }
+
     # -- ready connections and opens ------------------------------------------------------------------------------
 
     def park(self, ready: C, instance: bytes) -> C | None:

@@ -16,7 +16,7 @@ from tuunel import control
 from tuunel.address import HostPort
 from tuunel.descriptors import raise_limit
 from tuunel.errors import StateError
-from tuunel.events import Alarm, Emit, Notice, Ready
+from tuunel.events import Alarm, Emit, Measures, Notice, Ready
 from tuunel.links import PLACEHOLDER_HOST
 from tuunel.listen import address_of, open_listeners, serve
 from tuunel.listeners import Announcement
@@ -61,6 +61,17 @@ class RelayServer:
         self._attendance: Attendance
         self._tunnels: Tunnels
 
+    async def measures(self) -> Measures:
+        """What it counts. StateError when the store cannot be read."""
+        if not self._serving:
+            return {}
+        return {
+            **self._switchboard.registry.census(),
+            **self._reception.measures(),
+            "relay_devices_enrolled": await self._switchboard.store.count(),
+            "relay_opens_refused_total": self._tunnels.refused,
+        }
+
     async def reload(self, *, advertise: str | None, open_enrolment: bool) -> None:
         """Let new links carry `advertise`, and enrol by these rules from now on. UsageError when `advertise` is no address."""
         self._advertise = None if advertise is None else HostPort.parse(advertise, 0)
@@ -83,6 +94,7 @@ class RelayServer:
             root = await self._load_root(store)
             await self._serve(store, root, pipes)
         finally:
+            self._serving = False
             pipes.close()
             await store.aclose()
 

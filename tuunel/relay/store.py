@@ -105,6 +105,10 @@ class Store:
         """Every device, oldest first."""
         return await self._run(self._load_all)
 
+    async def count(self) -> int:
+        """How many devices are enrolled."""
+        return await self._run(lambda: int(self._db.execute("SELECT count(*) FROM device").fetchone()[0]))
+
     async def is_empty(self) -> bool:
         """Whether no device is enrolled yet."""
         return await self._run(lambda: self._db.execute("SELECT 1 FROM device LIMIT 1").fetchone() is None)

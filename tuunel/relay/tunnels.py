@@ -4,6 +4,7 @@ Source: docs/spec/tunnel.md sections 2 to 4, docs/spec/relay.md, "Opening".
 """
 
 import os
+from collections import Counter
 from contextlib import suppress
 from typing import Final
 
@@ -33,6 +34,7 @@ class Tunnels:
         self._switchboard = switchboard
         self._registry = switchboard.registry
         self._pipes = pipes
+        self.refused: Counter[str] = Counter()  #: opens that no agent took, by reason
 
     async def serve_ready(self, ready: ReadyConnection) -> bool:
         """Park an agent's connection. True: it now belongs to the open that took it. False, or one of LOST: the caller closes it."""
@@ -69,6 +71,7 @@ class Tunnels:
         try:
             ready = await self._find_ready(dial, message)
         except Failure as failure:
+            self.refused[failure.reason.value] += 1
             await dial.send(_error(failure))
             return False
         await self._join(dial, ready, tunnel_id(ready.offer.point, message.request.point))
