@@ -1,12 +1,14 @@
 """The `tuunel` command. `tuunel nc`, which ssh starts for every connection, leaves before anything slow is imported."""
 # ruff: noqa: PLC0415 - the point of this module is to import late
 
+import os
 import sys
 from collections.abc import Sequence
 
 from tuunel.errors import TuunelError
 from tuunel.mlkem import require_ml_kem
 
+COMPLETION = "_TUUNEL_COMPLETE"  # set by the lines of `tuunel completion`
 INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
 
 
@@ -26,8 +28,8 @@ def main() -> int:
 def run(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` name; returns its exit code. Raises StateError when the encryption cannot work here."""
     if arguments[:1] != ["nc"]:
-        if arguments[:1] != ["doctor"]:  # which tells it among what else is wrong
-            require_ml_kem()
+        if arguments[:1] != ["doctor"] and COMPLETION not in os.environ:
+            require_ml_kem()  # `doctor` tells it among what else is wrong, and a shell that completes shows no errors
         from tuunel.cli import app
 
         return app.main(arguments)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJson, AsJsonLines, Drain, LogLevel, Metrics, seconds, typed
+from tuunel.cli.completion import client_names
 from tuunel.cli.listing import count, duration, table, when
 from tuunel.cli.nextsteps import after_invite
 from tuunel.cli.report import Document, answer, ask_role, put, say
@@ -130,7 +131,7 @@ def _until(expires: int | None) -> str:
 
 
 def revoke(
-    who: Annotated[str, typer.Argument(metavar="WHO", help="The client's name or device ID.")],
+    who: Annotated[str, typer.Argument(metavar="WHO", help="The client's name or device ID.", autocompletion=client_names)],
     *,
     as_json: AsJson = False,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tuunel.cli import agent, config, demo, doctor, forward, pairing, proxy, relay, setup
+from tuunel.cli import agent, completion, config, demo, doctor, forward, pairing, proxy, relay, setup
 from tuunel.cli.configured import configured
 from tuunel.cli.report import first_error, say_error
 
@@ -32,11 +32,19 @@ app.add_typer(config.app, name="config")
 app.command()(setup.setup)
 app.command()(doctor.doctor)
 app.command()(demo.demo)
+app.command()(completion.completion)
 
 
 @app.command()
 def nc(
-    host: Annotated[str, typer.Argument(metavar="HOST", help="A .tuunel name, the bare name of a device, or HOST:PORT.")],
+    host: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST",
+            help="A .tuunel name, the bare name of a device, or HOST:PORT.",
+            autocompletion=completion.device_names,
+        ),
+    ],
     port: Annotated[
         str | None,
         typer.Argument(metavar="PORT", help="The port, unless HOST:PORT is given; unix:/PATH is a unix socket of the device's machine."),
@@ -52,6 +60,7 @@ def nc(
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` name; returns its exit code and has told the person about errors."""
+    completion.prepare()
     try:
         app(list(arguments), prog_name="tuunel")
     except SystemExit as ended:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tuunel.cli.arguments import AsJson, typed
+from tuunel.cli.completion import device_names
 from tuunel.cli.listing import table
 from tuunel.cli.nextsteps import after_pairing
 from tuunel.cli.report import Document, answer, put, say
@@ -106,7 +107,7 @@ def _show_added(document: Document) -> None:
 
 
 def rename(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="Its name now.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Its name now.", autocompletion=device_names)],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Its name from now on.")],
     *,
     as_json: AsJson = False,
@@ -121,7 +122,7 @@ def rename(
 
 
 def forget(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The device's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The device's name.", autocompletion=device_names)],
     *,
     as_json: AsJson = False,
 ) -> None:

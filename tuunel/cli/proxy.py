@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJsonLines, Drain, LogLevel, Metrics
+from tuunel.cli.completion import routes, ways_for_others
 from tuunel.errors import StateError, UsageError
 
 if TYPE_CHECKING:
@@ -26,11 +27,20 @@ def proxy(
     *,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where apps connect; localhost is both loopbacks.")] = DEFAULT_LISTEN,
     other: Annotated[
-        str, typer.Option(metavar="direct|refuse|via:NAME", help="Where everything goes that is no .tuunel name and no route.")
+        str,
+        typer.Option(
+            metavar="direct|refuse|via:NAME",
+            help="Where everything goes that is no .tuunel name and no route.",
+            autocompletion=ways_for_others,
+        ),
     ] = "direct",
     route: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN|CIDR=NAME", help="Send these names or addresses through device NAME. Repeatable."),
+        typer.Option(
+            metavar="PATTERN|CIDR=NAME",
+            help="Send these names or addresses through device NAME. Repeatable.",
+            autocompletion=routes,
+        ),
     ] = None,
     auth: Annotated[str | None, typer.Option(metavar="USER", help="Ask apps for this user and a password.")] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="Serve programs of every user of this machine, not yours alone.")] = False,
