@@ -18,7 +18,7 @@ from tests.relay.hops import channels as hop_channels
 from tests.test_httpproxy import door as http_door
 from tuunel import control
 from tuunel.address import HostPort
-from tuunel.e2e import flows
+from tuunel.e2e import flows, params, service
 from tuunel.e2e import wire as e2e
 from tuunel.errors import Reason, RemoteProtocolError
 from tuunel.frontdoor import Refused, Request
@@ -38,7 +38,7 @@ GRAPHIC = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=2
 
 def all_structs(base: type[fields.Struct] = fields.Struct) -> list[type[fields.Struct]]:
     found = [kind for child in base.__subclasses__() for kind in [child, *all_structs(child)]]
-    ours = {id(kind) for module in (e2e, flows, hop, handshake_wire) for kind in vars(module).values()}
+    ours = {id(kind) for module in (e2e, flows, service, hop, handshake_wire) for kind in vars(module).values()}
     # with slots=True the class that the decorator replaced is still somebody's subclass
     return [kind for kind in found if id(kind) in ours and kind not in (e2e.Padded, fields.Struct)]
 
@@ -54,7 +54,9 @@ def values(field: Any) -> st.SearchStrategy[Any]:
         e2e.ReasonField: st.sampled_from(sorted(e2e.REASON_CODES)),
         e2e.OptionalReasonField: st.none() | st.sampled_from(sorted(e2e.REASON_CODES)),
         e2e.HostField: GRAPHIC,
-        e2e.ParamsField: st.text(st.characters(codec="utf-8"), max_size=16),
+        params.ParamsField: st.builds(
+            params.Parameters, st.text(st.characters(codec="utf-8"), max_size=16), st.frozensets(st.integers(0, 255), max_size=20)
+        ),
         e2e.InviteField: st.none() | st.builds(e2e.InviteProof, st.binary(min_size=8, max_size=8), st.binary(min_size=32, max_size=32)),
     }
     if type(field) in simple:
@@ -87,6 +89,7 @@ TARGETS = (
     st.builds(e2e.Target, st.just(e2e.Command.TCP), GRAPHIC, st.integers(0, 65535))
     | st.just(e2e.Target(e2e.Command.UDP, "", 0))
     | GRAPHIC.map(lambda path: e2e.Target(e2e.Command.UNIX, f"/{path[:106]}", 0))
+    | GRAPHIC.filter(bool).map(lambda name: e2e.Target(e2e.Command.SERVICE, name, 0))
 )
 #: Those whose fields depend on each other.
 SPECIAL: Mapping[type[fields.Struct], st.SearchStrategy[Any]] = {
@@ -111,6 +114,7 @@ EVERY_STRUCT = pytest.mark.parametrize("kind", STRUCTS, ids=lambda kind: f"{kind
 def test_every_message_is_looked_at() -> None:
     assert set(hop.MESSAGE_TYPES.values()) <= set(STRUCTS)
     assert {e2e.Offer, e2e.Init, e2e.Accept, e2e.Target, e2e.Connected, e2e.Error, e2e.Reset} <= set(STRUCTS)
+    assert {service.Measure, service.RelayRtt, service.Taken} <= set(STRUCTS)
     assert {flows.FlowOpen, flows.FlowOpened, flows.FlowClose, handshake_wire.Hello, handshake_wire.RelayClaim} <= set(STRUCTS)
 
 

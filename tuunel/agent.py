@@ -72,10 +72,12 @@ class Agent:
             surroundings=self._surroundings,
             stamp=self._stamp,
             changed=self._grants_changed,
+            relay_rtt=self._relay_rtt,
             emit=emit,
         )
         self._interfaces = Interfaces()
         self._services = anyio.CancelScope()
+        self._presence: Presence | None = None
         self._connection: HopConnection | None = None
         self._ready: ReadyPool[OfferSecrets] | None = None
         self._minting: dict[int, tuple[anyio.Event, list[Minted]]] = {}
@@ -123,7 +125,7 @@ class Agent:
         await self._grants_changed()
 
     async def _serve(self, tunnels: TaskGroup) -> None:
-        presence = Presence(
+        presence = self._presence = Presence(
             self._relay,
             self._identity,
             self._params,
@@ -205,6 +207,11 @@ class Agent:
             except Failure as failure:
                 self._emit(Notice(f"no invite could be made: {failure}"))
         return Ready("agent", None, None, str(self._identity.device_id), invite, self._admit_enrolled)
+
+    async def _relay_rtt(self) -> float:
+        if self._presence is None:
+            raise Failure(Reason.RELAY_UNREACHABLE, detail="not yet connected")
+        return await self._presence.measure()
 
     def _make_offer(self) -> tuple[bytes, OfferSecrets]:
         return make_offer(self._identity, self._relay.id, int(time.time()), ephemeral=fresh_key(), kem=MLKEM768PrivateKey.generate())

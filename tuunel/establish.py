@@ -11,7 +11,7 @@ import anyio
 from tuunel.buffers import BufferPool
 from tuunel.e2e.handshake import ACCEPT_HEADER, INIT_HEADER, Initiator, InitReceived, Responder, sealed_length
 from tuunel.e2e.records import MAX_EARLY_BODY, RecordSealer
-from tuunel.e2e.wire import Purpose, RecordType, Target
+from tuunel.e2e.wire import ANNOUNCED, Purpose, RecordType, Target
 from tuunel.errors import Failure, Reason, RemoteProtocolError
 from tuunel.rawstream import RawStream
 from tuunel.recordstream import RecordStream
@@ -48,6 +48,7 @@ async def initiate(
     records.rtt = time.monotonic() - started
     tunnel = Tunnel(records, initiator.tunnel_id)
     tunnel.peer_label = initiator.peer_label
+    tunnel.peer_commands = initiator.peer_commands
     return tunnel
 
 
@@ -80,7 +81,7 @@ async def respond(
             await stream.send_all(responder.refuse(refusal.reason))
             await stream.aclose()
             raise
-        await stream.send_all(responder.accept(label))
+        await stream.send_all(responder.accept(label, frozenset(ANNOUNCED)))
         responder.opener.receive_data(incoming.rest)
     except BaseException:
         stream.reset()

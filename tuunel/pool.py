@@ -161,6 +161,13 @@ class TunnelPool:
         tunnel.reset()
         return tunnel.peer_label
 
+    async def open(self, device: Device) -> Tunnel:
+        """A tunnel to `device` that waits for its `request`: both ends have proven themselves, and no target was asked for.
+
+        The caller owns it and cuts or closes it. Raises Failure.
+        """
+        return await self._open(device, None, b"")
+
     async def _open(self, device: Device, request: Target | None, early: bytes) -> Tunnel:
         for relay in device.relays:
             try:

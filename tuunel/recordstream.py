@@ -52,6 +52,7 @@ class RecordStream:
         self._reading_since: float | None = None
         self._keyed = time.monotonic()
         self._pinged: tuple[bytes, float] | None = None
+        self._ponged = b""  # what the last PONG gave back
 
     # reading
 
@@ -114,6 +115,21 @@ class RecordStream:
             record = self.take_into(buffer, *wanted)
             return None if record is None else (record[0], bytes(buffer[1 : 1 + record[1]]))
 
+    async def ping(self) -> float:
+        """Send a PING and wait for its PONG: the round trip now, in seconds. For a caller that reads and expects no other record.
+
+        Raises TunnelCut, and as `send_data`. Cut the tunnel when this was cancelled: a record may be half sent.
+        """
+        async with self._sending:
+            self._check_sendable()
+            nonce = self._start_ping()
+            sent = time.monotonic()
+            await self._transmit(self._sealer.seal(RecordType.PING, nonce))
+        while self._ponged != nonce:
+            await self.wait()
+            self.take()
+        return self.heard - sent
+
     @contextmanager
     def borrowed(self) -> Iterator[memoryview]:
         """A buffer for one record, while the block runs."""
@@ -172,6 +188,7 @@ class RecordStream:
             case RecordType.PING:
                 self._writer.queue[RecordType.PONG] = body
             case RecordType.PONG:
+                self._ponged = body
                 if self._pinged and body == self._pinged[0]:
                     self.rtt = self.heard - self._pinged[1]
                     self._pinged = None

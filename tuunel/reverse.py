@@ -6,7 +6,7 @@ Source: docs/spec/tunnel.md, docs/spec/policy.md.
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
@@ -32,6 +32,7 @@ from tuunel.rawstream import RawStream
 from tuunel.recordstream import RecordStream
 from tuunel.relay.wire import PairedAgent
 from tuunel.reverseflows import FlowShare, ReverseFlows
+from tuunel.services import Services
 from tuunel.targetflow import Rule
 from tuunel.tunnel import Tunnel
 
@@ -45,7 +46,7 @@ class ReverseTunnels:
     """Serves tunnels at the agent. `surroundings` is asked at every open; `changed` is awaited when an invite was used up.
 
     `stamp` is asked before every datagram to a target: when it no longer equals what it was, the flow's address is judged again. It must
-    be cheap and must not raise. Grants are asked anew at every open, and every second while a tunnel lives: a revoke or an expiry cuts it.
+    be cheap and must not raise. `relay_rtt` is as of `Services`. Grants are asked anew at every open, and every second while a tunnel lives: a revoke or an expiry cuts it.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ReverseTunnels:
         surroundings: Callable[[], Surroundings],
         stamp: Callable[[], object],
         changed: Callable[[], Awaitable[None]],
+        relay_rtt: Callable[[], Awaitable[float]],
         emit: Emit,
     ) -> None:
         self.live: set[RecordStream] = set()
@@ -68,6 +70,7 @@ class ReverseTunnels:
         self._changed = changed
         self._emit = emit
         self._buffers = BufferPool()
+        self._services = Services(self._buffers, relay_rtt)
         self._arriving: Counter[bytes] = Counter()  # by the identity key that the relay names
         self._clients: dict[Tunnel, DeviceID] = {}
         self._expiries: dict[Tunnel, int] = {}  # of the grants that connections and flows were opened under
@@ -197,10 +200,13 @@ class ReverseTunnels:
         finally:
             self._idle.discard(tunnel)
         try:
-            if target.command is Command.UDP:
-                await self._serve_flows(tunnel, device)
-            else:
-                await self._serve_connection(tunnel, device, target)
+            match target.command:
+                case Command.UDP:
+                    await self._serve_flows(tunnel, device)
+                case Command.SERVICE:
+                    await self._serve_service(tunnel, device, target.host)
+                case _:
+                    await self._serve_connection(tunnel, device, target)
         except (Failure, OSError, ProtocolError, anyio.ClosedResourceError):
             return  # told to the forward proxy where it can be told, and written into the ledger
 
@@ -224,6 +230,22 @@ class ReverseTunnels:
             announce=lambda target: self._announce(device, f"{_shown_place(target)}/udp"),
             carries=lambda number: self._set_idle(tunnel, idle=not number),
         ).run()
+
+    async def _serve_service(self, tunnel: Tunnel, device: DeviceID, name: str) -> None:
+        """Serve what the agent itself answers. Whoever has a grant may ask, whatever its targets are: nothing is dialled."""
+        entry = self._announce(device, f"service:{name}")
+        with entry.failing(), ExitStack() as place:
+            try:
+                self._admitted(tunnel, device)
+                serve = place.enter_context(self._services.begin(device, name))
+            except Failure as failure:
+                await self._refuse(tunnel, failure)
+                raise
+            await tunnel.answer_connected(UNNAMED)
+            entry.connected(tunnel.id)
+            await serve(tunnel, entry.traffic)
+            await tunnel.aclose()
+        entry.end(PumpEnd.DONE)
 
     def _set_idle(self, tunnel: Tunnel, *, idle: bool) -> None:
         if not idle:

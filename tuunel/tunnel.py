@@ -39,6 +39,7 @@ class Tunnel:
     def __init__(self, records: RecordStream, tunnel_id: str, use: int = 0) -> None:
         self.records = records
         self.peer_label = ""  #: what the agent's machine calls itself, at the forward side; untrusted text
+        self.peer_commands: frozenset[int] = frozenset()  #: what the agent takes besides TCP, UDP and UNIX; known in the first use only
         self.keep: Callable[[Tunnel], None] | None = None
         self._base_id = tunnel_id
         self._use = use

@@ -44,9 +44,29 @@ def device_id(public: bytes) -> bytes:
     return h22 + sha(b"tuunel/1 device id checksum\0" + h22 + b"\1")[:2] + b"\1"
 
 
-def read_params(data: bytes) -> str:
-    assert data[0] == 1
-    return data[2 : 2 + data[1]].decode()
+def read_params(data: bytes) -> tuple[str, list[int]]:
+    """The label, and the commands that are announced."""
+    entries = {}
+    while data:
+        assert data[0] not in entries
+        entries[data[0]], data = data[2 : 2 + data[1]], data[2 + data[1] :]
+    assert entries.keys() <= {1, 2}
+    return entries[1].decode(), list(entries.get(2, b""))
+
+
+def read_service(sent: bytes, answered: bytes, name: str) -> dict[str, int]:
+    """What the app bytes of each direction say behind CONNECT to a service of the agent, of one question or measurement."""
+    if name == "relay-rtt":
+        assert len(sent) == 1
+        assert len(answered) == 4
+        return {"rtt": int.from_bytes(answered, "big")}
+    told = {"milliseconds": int.from_bytes(sent[:4], "big")}
+    if name == "source":
+        assert len(sent) == 4
+        return told | {"came": len(answered)}
+    assert name == "sink"
+    assert len(answered) == 16
+    return told | {"sent": len(sent) - 4, "size": int.from_bytes(answered[:8], "big"), "microseconds": int.from_bytes(answered[8:], "big")}
 
 
 def read_handshake(case: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +117,8 @@ def read_handshake(case: dict[str, Any]) -> dict[str, Any]:
         assert proof == out["proof"]
     out["purpose"] = rest[0]
     length = int.from_bytes(rest[1:3], "big")
-    out["initiator_label"] = read_params(rest[3 : 3 + length])
+    out["initiator_label"], announced = read_params(rest[3 : 3 + length])
+    assert not announced
     assert not any(rest[3 + length :])
 
     material = xl(out["hs"], "accept", out["t4"], 44)
@@ -108,7 +129,7 @@ def read_handshake(case: dict[str, Any]) -> dict[str, Any]:
     out["status"] = plain[0]
     check_signature(identity_r, b"tuunel/1 e2e responder", out["t4"], plain[1:65])
     length = int.from_bytes(plain[65:67], "big")
-    out["responder_label"] = read_params(plain[67 : 67 + length])
+    out["responder_label"], out["commands"] = read_params(plain[67 : 67 + length])
     assert not any(plain[67 + length :])
     out["t5"] = sha(out["t4"] + plain)
 

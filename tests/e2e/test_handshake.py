@@ -29,6 +29,7 @@ from tests.e2e.tunnels import (
 from tuunel.e2e import keyschedule
 from tuunel.e2e.handshake import ACCEPT_HEADER, INIT_HEADER, Initiator, Responder, sealed_length
 from tuunel.e2e.offer import OFFER_LIFETIME, make_offer
+from tuunel.e2e.params import Parameters
 from tuunel.e2e.records import BUFFER_SIZE, MAX_EARLY_BODY
 from tuunel.e2e.wire import HANDSHAKE_CEILING, POINT, Accept, Init, Offer, Purpose, RecordType
 from tuunel.errors import Failure, LocalProtocolError, PeerMismatch, Reason, RemoteProtocolError, Speaker
@@ -157,7 +158,8 @@ def test_a_length_above_its_ceiling_or_not_whole_blocks_is_refused_before_the_re
 
 
 def test_the_longest_handshake_message_fits_its_ceiling() -> None:
-    assert len(Init(bytes(65), bytes(64), None, Purpose.CONNECT, "x" * 1000).encode()) <= HANDSHAKE_CEILING
+    everything = Parameters("x" * 1000, frozenset(range(255)))
+    assert len(Init(bytes(65), bytes(64), None, Purpose.CONNECT, everything).encode()) <= HANDSHAKE_CEILING
 
 
 # What the forward proxy checks
@@ -332,7 +334,7 @@ def test_r_stops_a_client_that_cannot_sign_for_the_identity_it_names() -> None:
 
     def forge(genuine: Init, keyed: bytes) -> Init:
         t3 = keyschedule.digest(keyed, FORWARD.public_bytes)
-        return Init(FORWARD.public_bytes, STRANGER.sign("tuunel/1 e2e initiator", t3), None, Purpose.CONNECT, "")
+        return Init(FORWARD.public_bytes, STRANGER.sign("tuunel/1 e2e initiator", t3), None, Purpose.CONNECT, Parameters())
 
     refused_by_agent(handshake, forged_init(handshake, forge), PeerMismatch)
 
@@ -342,7 +344,7 @@ def test_r_stops_a_signature_that_was_made_for_another_use() -> None:
 
     def forge(genuine: Init, keyed: bytes) -> Init:
         t3 = keyschedule.digest(keyed, FORWARD.public_bytes)
-        return Init(FORWARD.public_bytes, FORWARD.sign("tuunel/1 device auth", t3), None, Purpose.CONNECT, "")
+        return Init(FORWARD.public_bytes, FORWARD.sign("tuunel/1 device auth", t3), None, Purpose.CONNECT, Parameters())
 
     refused_by_agent(handshake, forged_init(handshake, forge), PeerMismatch)
 
@@ -353,13 +355,13 @@ def test_r_stops_a_signature_of_another_tunnel() -> None:
     assert other.initiator._hs is not None
     stolen = Init.decode(keyschedule.open_init(other.initiator._hs, init[1088:])).signature
     handshake = Handshake()
-    bad = forged_init(handshake, lambda genuine, _: Init(genuine.identity, stolen, None, genuine.purpose, ""))
+    bad = forged_init(handshake, lambda genuine, _: Init(genuine.identity, stolen, None, genuine.purpose, Parameters()))
     refused_by_agent(handshake, bad, PeerMismatch)
 
 
 def test_r_stops_an_init_whose_invite_is_not_the_one_in_open() -> None:
     handshake = Handshake(invite=INVITE)
-    bad = forged_init(handshake, lambda genuine, _: Init(genuine.identity, genuine.signature, None, genuine.purpose, ""))
+    bad = forged_init(handshake, lambda genuine, _: Init(genuine.identity, genuine.signature, None, genuine.purpose, Parameters()))
     refused_by_agent(handshake, bad, RemoteProtocolError)
 
 

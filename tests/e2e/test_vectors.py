@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import decoder
-from tests.e2e.decoder import RecordReader, read_flow_record, read_handshake, read_uses, xl
+from tests.e2e.decoder import RecordReader, read_flow_record, read_handshake, read_service, read_uses, xl
 from tests.e2e.tunnels import AGENT, Stream
 from tests.e2e.vectors import PATH, make_vectors
 from tuunel.address import HostPort
@@ -20,9 +20,9 @@ from tuunel.e2e.wire import FLOW_RECORDS, Direction, RecordType
 from tuunel.errors import Reason
 
 VECTORS: dict[str, Any] = json.loads(PATH.read_text())
-HANDSHAKES = ("invite", "standby", "flows", "refused", "recycled")
+HANDSHAKES = ("invite", "standby", "flows", "refused", "recycled", "service")
 DIRECTIONS = {"f2r": Direction.FORWARD_TO_AGENT, "r2f": Direction.AGENT_TO_FORWARD}
-BOTH = [(name, direction) for name in ("invite", "standby", "flows", "recycled") for direction in DIRECTIONS]
+BOTH = [(name, direction) for name in ("invite", "standby", "flows", "recycled", "service") for direction in DIRECTIONS]
 
 
 def test_tuunel_makes_the_frozen_bytes() -> None:
@@ -120,6 +120,16 @@ def test_tuunel_reads_what_flows_say() -> None:
     ]
 
 
+def test_a_second_decoder_reads_what_a_service_says() -> None:
+    case = VECTORS["service"]
+    assert case["commands"] == read_handshake(case)["commands"] == [4]
+    app = {d: b"".join(bytes.fromhex(body) for kind, body, _ in case[f"{d}_records"] if kind == 1) for d in DIRECTIONS}
+    read = read_service(app["f2r"], app["r2f"], "sink")
+    assert read == {"milliseconds": 3000, "sent": 1000, "size": 1000, "microseconds": 2_999_000}
+    assert read_service(b"?", bytes.fromhex(VECTORS["bodies"]["relay_rtt"]), "relay-rtt") == {"rtt": 12345}
+    assert read_service(bytes.fromhex(VECTORS["bodies"]["measure"]), bytes(7), "source") == {"milliseconds": 3000, "came": 7}
+
+
 def test_the_decoder_is_independent() -> None:
     tree = ast.parse(Path(decoder.__file__).read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -144,6 +154,10 @@ def test_literal_bodies() -> None:
     assert VECTORS["bodies"]["connected"] == ("09" + b"127.0.0.1".hex() + "c738").ljust(512, "0")
     assert VECTORS["bodies"]["error"] == ("10" + "0e" + b"nobody listens".hex()).ljust(512, "0")
     assert VECTORS["bodies"]["reset"] == "00"
+    assert VECTORS["bodies"]["connect_service"] == ("04" + "09" + b"relay-rtt".hex() + "0000").ljust(512, "0")
+    assert VECTORS["bodies"]["relay_rtt"] == "00003039"
+    assert VECTORS["bodies"]["measure"] == "00000bb8"
+    assert VECTORS["bodies"]["taken"] == "00000000000003e8" + "00000000002dc2d8"
 
 
 @pytest.mark.parametrize("page", ["end-to-end.md", "records.md"])

@@ -5,13 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuunel.address import HostPort
+from tuunel.e2e.params import LABEL_CEILING, PARAMS_CEILING, Parameters
+from tuunel.e2e.service import Measure, RelayRtt, Taken
 from tuunel.e2e.wire import (
+    ANNOUNCED,
     DETAIL_CEILING,
     HOST_CEILING,
-    LABEL_CEILING,
     PAD_BLOCK,
     PADDED_CEILING,
-    PARAMS_CEILING,
     REASON_CODES,
     UNIX_PATH_CEILING,
     Accept,
@@ -43,31 +44,36 @@ AGENT_FAMILY = {
     Reason.SHUTDOWN,
     Reason.INTERNAL,
 }
-LAYOUTS = (Offer, Init, Accept, Target, Connected, Error, Reset)
+LAYOUTS = (Offer, Init, Accept, Target, Connected, Error, Reset, Measure, RelayRtt, Taken)
+Layout = Offer | Init | Accept | Target | Connected | Error | Reset | Measure | RelayRtt | Taken
 EXAMPLES = [
     Offer(1, bytes(65), bytes(1184), 2**64 - 1, bytes(32), bytes(65), bytes(64)),
-    Init(bytes(65), bytes(64), None, Purpose.STANDBY, ""),
-    Init(bytes(65), bytes(64), InviteProof(bytes(8), bytes(32)), Purpose.CONNECT, "Anna's laptop"),
-    Accept(None, bytes(64), "häuschen"),
-    Accept(Reason.NOT_PAIRED, bytes(64), ""),
+    Init(bytes(65), bytes(64), None, Purpose.STANDBY, Parameters()),
+    Init(bytes(65), bytes(64), InviteProof(bytes(8), bytes(32)), Purpose.CONNECT, Parameters("Anna's laptop")),
+    Accept(None, bytes(64), Parameters("häuschen", frozenset({4, 200}))),
+    Accept(Reason.NOT_PAIRED, bytes(64), Parameters()),
     Target(Command.TCP, "", 0),
     Target(Command.TCP, "fd00::1", 65535),
     Target(Command.UDP, "", 0),
     Target(Command.UNIX, "/run/docker.sock", 0),
+    Target(Command.SERVICE, "relay-rtt", 0),
     Connected(HostPort("fd00::1", 53)),
     Error(Reason.LIMIT, "too many"),
     Reset(None),
     Reset(Reason.SHUTDOWN),
+    Measure(2**32 - 1),
+    RelayRtt(1),
+    Taken(2**64 - 1, 1),
 ]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
-def test_what_is_written_is_read(example: Offer | Init | Accept | Target | Connected | Error | Reset) -> None:
+def test_what_is_written_is_read(example: Layout) -> None:
     assert type(example).decode(example.encode()) == example
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
-def test_a_cut_or_an_addition_is_refused(example: Offer | Init | Accept | Target | Connected | Error | Reset) -> None:
+def test_a_cut_or_an_addition_is_refused(example: Layout) -> None:
     encoded = example.encode()
     for bad in (encoded[:-1], encoded + b"\0", b"", encoded + bytes(PAD_BLOCK)):
         with pytest.raises(RemoteProtocolError):
@@ -120,6 +126,8 @@ NOT_MEANT = [
     (Command.UNIX, "run/docker.sock", 0),
     (Command.UNIX, "/run/docker.sock", 80),
     (Command.UNIX, "/" + "x" * UNIX_PATH_CEILING, 0),
+    (Command.SERVICE, "", 0),
+    (Command.SERVICE, "sink", 80),
 ]
 
 
@@ -138,7 +146,7 @@ def test_the_longest_path_of_a_unix_socket_fits() -> None:
     assert Target.decode(target.encode()) == target
 
 
-@pytest.mark.parametrize("command", [0, 4, 255])
+@pytest.mark.parametrize("command", [0, 5, 255])
 def test_an_unknown_command_is_refused(command: int) -> None:
     with pytest.raises(RemoteProtocolError):
         Target.decode((bytes([command]) + b"\x04home\0\x50").ljust(PAD_BLOCK, b"\0"))
@@ -163,7 +171,22 @@ def test_an_unknown_purpose_is_refused(purpose: int) -> None:
 
 
 def test_unknown_parameters_are_skipped_so_that_later_versions_can_say_more() -> None:
-    assert Init.decode(init_with(params=b"\x09\x03abc\x01\x02me\x0a\x00")).label == "me"
+    assert Init.decode(init_with(params=b"\x09\x03abc\x01\x02me\x0a\x00")).params == Parameters("me")
+
+
+def test_an_agent_announces_the_commands_that_an_older_one_would_take_for_a_breach() -> None:
+    assert {Command.TCP, Command.UDP, Command.UNIX} | ANNOUNCED == set(Command)
+    announced = Accept(None, bytes(64), Parameters("", frozenset(ANNOUNCED))).encode()
+    assert announced[65:].startswith(b"\x00\x05" + b"\x01\x00" + b"\x02\x01\x04")
+    assert Accept.decode(announced).params.commands == ANNOUNCED
+
+
+def test_an_answer_has_one_length() -> None:
+    assert [len(each) for each in (Measure(1).encode(), RelayRtt(1).encode(), Taken(1, 1).encode())] == [
+        Measure.LENGTH,
+        RelayRtt.LENGTH,
+        Taken.LENGTH,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +197,8 @@ def test_unknown_parameters_are_skipped_so_that_later_versions_can_say_more() ->
         b"\x01\x01a\x01\x01b",
         b"\x09\x00\x09\x00",
         b"\x01\x01\xff",
+        b"\x02\x02\x04",
+        b"\x02\x01\x04\x02\x01\x05",
         b"\x01" + bytes([LABEL_CEILING + 1]) + b"x" * (LABEL_CEILING + 1),
         b"\x09\xff" + bytes(255) + b"\x0a\xfe" + bytes(254),  # PARAMS_CEILING + 1
     ],
@@ -186,11 +211,12 @@ def test_malformed_parameters_are_refused(params: bytes) -> None:
 def test_parameters_at_their_ceiling_are_read() -> None:
     params = b"\x09\xff" + bytes(255) + b"\x0a\xfd" + bytes(253)
     assert len(params) == PARAMS_CEILING
-    assert Init.decode(init_with(params=params)).label == ""
+    assert Init.decode(init_with(params=params)).params == Parameters()
 
 
 def test_long_texts_are_cut_between_characters() -> None:
-    assert Init.decode(Init(bytes(65), bytes(64), None, Purpose.CONNECT, "ä" * 100).encode()).label == "ä" * (LABEL_CEILING // 2)
+    init = Init(bytes(65), bytes(64), None, Purpose.CONNECT, Parameters("ä" * 100))
+    assert Init.decode(init.encode()).params.label == "ä" * (LABEL_CEILING // 2)
     assert Error.decode(Error(Reason.INTERNAL, "x" + "€" * 100).encode()).detail == "x" + "€" * 66
     assert len(("x" + "€" * 66).encode()) <= DETAIL_CEILING
 

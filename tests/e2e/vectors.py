@@ -14,10 +14,13 @@ from tuunel.e2e.flows import FlowClose, FlowOpen, FlowOpened
 from tuunel.e2e.handshake import Initiator, Responder, encapsulate
 from tuunel.e2e.offer import make_offer
 from tuunel.e2e.records import RecordSealer
-from tuunel.e2e.wire import FIN_BODY, FIN_RECYCLABLE, Command, Connected, Error, Purpose, RecordType, Reset, Target
+from tuunel.e2e.service import Measure, RelayRtt, Taken
+from tuunel.e2e.wire import ANNOUNCED, FIN_BODY, FIN_RECYCLABLE, Command, Connected, Error, Purpose, RecordType, Reset, Target
 from tuunel.errors import Failure, Reason
 
 PATH = Path(__file__).parents[1] / "vectors" / "e2e.json"
+#: What the agent of a case announces besides the commands that every agent takes.
+ANNOUNCED_BY = {"service": frozenset[int](ANNOUNCED)}
 DERIVED = [
     "T0", "t1", "t2", "t2c", "ecdh", "kem_secret", "hs", "init_key",
     "init_iv", "init_plaintext", "t3", "t4", "accept_key", "accept_iv", "accept_plaintext", "t5",
@@ -48,7 +51,7 @@ def make_case(name: str, fixed: dict[str, Any], *, refusal: Reason | None = None
     init = initiator.init(Purpose.STANDBY if name in ("standby", "refused") else Purpose.CONNECT)
     responder = Responder(AGENT, secrets, FORWARD.public_bytes, opened, NOW, buffers=buffers)
     responder.receive_init(init)
-    accept = responder.accept("home") if refusal is None else responder.refuse(refusal)
+    accept = responder.accept("home", ANNOUNCED_BY.get(name, frozenset())) if refusal is None else responder.refuse(refusal)
     case: dict[str, Any] = {
         "agent_identity": f"{0xA6E47:x}",
         "forward_identity": f"{0xF0E:x}",
@@ -64,7 +67,7 @@ def make_case(name: str, fixed: dict[str, Any], *, refusal: Reason | None = None
     if with_invite:
         case["invite_secret"] = INVITE.secret.hex()
     derived = read_handshake(case)
-    names = [*DERIVED, "invite_id", "proof"] if with_invite else DERIVED
+    names = [*DERIVED, "invite_id", "proof"] if with_invite else [*DERIVED, "commands"] if name in ANNOUNCED_BY else DERIVED
     case |= {key: derived[key].hex() if isinstance(derived[key], bytes) else derived[key] for key in names}
     if refusal is not None:
         try:
@@ -76,7 +79,7 @@ def make_case(name: str, fixed: dict[str, Any], *, refusal: Reason | None = None
     if name == "recycled":
         case |= _recycled(initiator.sealer, responder.sealer)
         return case | {"uses": [{"name": use.name(derived["tunnel_id"])} | use.secrets() for use in read_uses(case)]}
-    forward_records, agent_records = (_forward_flows, _agent_flows) if name == "flows" else (_forward_records, _agent_records)
+    forward_records, agent_records = RECORDS.get(name, (_forward_records, _agent_records))
     case["f2r_records"] = forward_records(initiator.sealer)
     case["r2f_records"] = agent_records(responder.sealer)
     return case
@@ -130,6 +133,27 @@ def _agent_flows(sealer: RecordSealer) -> list[list[Any]]:
     ]
 
 
+def _forward_service(sealer: RecordSealer) -> list[list[Any]]:
+    return [
+        _record(sealer, RecordType.CONNECT, Target(Command.SERVICE, "sink", 0).encode()),
+        _record(sealer, RecordType.DATA, Measure(3000).encode()),
+        _record(sealer, RecordType.DATA, bytes(1000)),
+        _record(sealer, RecordType.FIN, FIN_BODY),
+    ]
+
+
+def _agent_service(sealer: RecordSealer) -> list[list[Any]]:
+    return [
+        _record(sealer, RecordType.CONNECTED, Connected(HostPort("0.0.0.0", 0)).encode()),
+        _record(sealer, RecordType.DATA, Taken(1000, 2_999_000).encode()),
+        _record(sealer, RecordType.FIN, FIN_BODY),
+    ]
+
+
+#: The records of each direction, where they are not the usual ones.
+RECORDS = {"flows": (_forward_flows, _agent_flows), "service": (_forward_service, _agent_service)}
+
+
 def _recycled(forward: RecordSealer, agent: RecordSealer) -> dict[str, list[Any]]:
     """Three uses of one tunnel: F begins the second one and R the third, in which R refuses the target."""
     sealers = {"f2r": forward, "r2f": agent}
@@ -179,6 +203,10 @@ def make_vectors(fixed: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "connected": Connected(HostPort("127.0.0.1", 51000)),
         "error": Error(Reason.CONNECTION_REFUSED, "nobody listens"),
         "reset": Reset(None),
+        "connect_service": Target(Command.SERVICE, "relay-rtt", 0),
+        "relay_rtt": RelayRtt(12345),
+        "measure": Measure(3000),
+        "taken": Taken(1000, 2_999_000),
     }
     return {
         "invite": make_case("invite", fixed["invite"]),
@@ -186,6 +214,7 @@ def make_vectors(fixed: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "flows": make_case("flows", fixed["flows"]),
         "refused": make_case("refused", fixed["refused"], refusal=Reason.NOT_PAIRED),
         "recycled": make_case("recycled", fixed["recycled"]),
+        "service": make_case("service", fixed["service"]),
         "bodies": {name: body.encode().hex() for name, body in bodies.items()},
     }
 
@@ -194,7 +223,7 @@ def main() -> None:
     kem_public = MLKEM768PrivateKey.from_seed_bytes(bytes(range(64))).public_key().public_bytes_raw()
     fixed = {}
     stored = json.loads(PATH.read_text()) if PATH.exists() else {}
-    for name in ("invite", "standby", "flows", "refused", "recycled"):
+    for name in ("invite", "standby", "flows", "refused", "recycled", "service"):
         secret, ciphertext = encapsulate(kem_public)
         fixed[name] = stored.get(name) or {"kem_secret": secret.hex(), "kem_ciphertext": ciphertext.hex()}
     PATH.write_text(json.dumps(make_vectors(fixed), indent=1) + "\n")

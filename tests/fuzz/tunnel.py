@@ -10,6 +10,7 @@ from tuunel.buffers import BufferPool
 from tuunel.e2e.handshake import Initiator, InitReceived, Responder
 from tuunel.e2e.keyschedule import T0, digest, handshake_secret, keyed_transcript, seal_accept, seal_init, sealed_length
 from tuunel.e2e.offer import OFFER_LABEL, OfferSecrets
+from tuunel.e2e.params import Parameters
 from tuunel.e2e.records import RecordSealer
 from tuunel.e2e.wire import (
     HANDSHAKE_CEILING,
@@ -118,9 +119,9 @@ _HS_INIT: Final = {
     )
     for opened in (_OPEN, _OPEN_INVITED)
 }
-_INIT_TAIL: Final = Init(FORWARD.public_bytes, bytes(SIGNATURE), None, Purpose.CONNECT, "laptop").encode()[POINT + SIGNATURE :]
+_INIT_TAIL: Final = Init(FORWARD.public_bytes, bytes(SIGNATURE), None, Purpose.CONNECT, Parameters("laptop")).encode()[POINT + SIGNATURE :]
 _INIT_TAIL_INVITED: Final = Init(
-    FORWARD.public_bytes, bytes(SIGNATURE), InviteProof(INVITE.invite_id, b"p" * 32), Purpose.STANDBY, ""
+    FORWARD.public_bytes, bytes(SIGNATURE), InviteProof(INVITE.invite_id, b"p" * 32), Purpose.STANDBY, Parameters()
 ).encode()[POINT + SIGNATURE :]
 
 
@@ -191,7 +192,7 @@ class _Waiting:
 
 
 _WAITING: Final = _Waiting()
-_ACCEPT_TAIL: Final = Accept(None, bytes(SIGNATURE), "home").encode()[1 + SIGNATURE :]
+_ACCEPT_TAIL: Final = Accept(None, bytes(SIGNATURE), Parameters("home", frozenset({4}))).encode()[1 + SIGNATURE :]
 
 
 @harness(
@@ -199,7 +200,7 @@ _ACCEPT_TAIL: Final = Accept(None, bytes(SIGNATURE), "home").encode()[1 + SIGNAT
     seeds=[
         b"\0\0" + _ACCEPT_TAIL,
         b"\0\1" + _ACCEPT_TAIL,
-        b"\1" + Accept(None, bytes(SIGNATURE), "home").encode(),
+        b"\1" + Accept(None, bytes(SIGNATURE), Parameters("home")).encode(),
         b"\2" + seal_accept(_WAITING.hs, _WAITING.t4, bytes(PAD_BLOCK)),
     ],
 )
@@ -220,6 +221,7 @@ def accept(data: bytes) -> None:
     assert mode == 0, "an ACCEPT was believed without its signature"
     assert initiator.opener
     assert len(initiator.peer_label.encode()) <= 64
+    assert initiator.peer_commands <= set(range(256))
     return None
 
 

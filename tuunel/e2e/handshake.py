@@ -33,6 +33,7 @@ from tuunel.e2e.keyschedule import (
     sealed_length,
 )
 from tuunel.e2e.offer import OfferSecrets, OneTimeKeys, check_offer, make_offer, verify_peer
+from tuunel.e2e.params import Parameters
 from tuunel.e2e.records import Buffers, RecordOpener, RecordSealer
 from tuunel.e2e.wire import (
     KEM_CIPHERTEXT,
@@ -185,12 +186,17 @@ class Initiator(_Core):
         self._offer: Offer | None = None
         self._offer_bytes = b""
         self._t4 = b""
-        self._peer_label = ""
+        self._peer = Parameters()
 
     @property
     def peer_label(self) -> str:
         """What the agent's machine calls itself, once it has accepted: untrusted text."""
-        return self._peer_label
+        return self._peer.label
+
+    @property
+    def peer_commands(self) -> frozenset[int]:
+        """The codes of CONNECT that the agent takes besides 1 to 3, once it has accepted."""
+        return self._peer.commands
 
     def open_message(self) -> bytes:
         """The body of OPEN."""
@@ -217,7 +223,7 @@ class Initiator(_Core):
             own = self._identity.public_bytes
             t3 = digest(keyed, own)
             proof = None if invite is None else InviteProof(invite.invite_id, hmac.digest(invite.proof_key, t3, "sha256"))
-            plaintext = Init(own, self._identity.sign(_INITIATOR_LABEL, t3), proof, purpose, self._label).encode()
+            plaintext = Init(own, self._identity.sign(_INITIATOR_LABEL, t3), proof, purpose, Parameters(self._label)).encode()
             self._t4 = digest(t3, plaintext[POINT:])
             secret = record_secret(hs, Direction.FORWARD_TO_AGENT, self._t4)
             self._sealer = RecordSealer(secret, Direction.FORWARD_TO_AGENT, early=True)
@@ -241,7 +247,7 @@ class Initiator(_Core):
             secret = record_secret(hs, Direction.AGENT_TO_FORWARD, digest(self._t4, plaintext))
             self._opener = RecordOpener(secret, Direction.AGENT_TO_FORWARD, self._buffers)
             self.sealer.peer_authenticated()
-            self._peer_label = accept.label
+            self._peer = accept.params
 
     def _drop_keys(self) -> None:
         self._ephemeral = None
@@ -304,12 +310,12 @@ class Responder(_Core):
             secret = record_secret(hs, Direction.FORWARD_TO_AGENT, self._t4)
             self._opener = RecordOpener(secret, Direction.FORWARD_TO_AGENT, self._buffers, early=True)
             invite_id, proof = (init.invite.id, init.invite.proof) if init.invite else (None, None)
-            return InitReceived(DeviceID.from_public_key(init.identity), init.label, init.purpose, invite_id, proof, t3)
+            return InitReceived(DeviceID.from_public_key(init.identity), init.params.label, init.purpose, invite_id, proof, t3)
 
-    def accept(self, label: str = "") -> bytes:
-        """ACCEPT as it is sent; `sealer` works from here on, and `opener` takes large records."""
+    def accept(self, label: str = "", commands: frozenset[int] = frozenset()) -> bytes:
+        """ACCEPT as it is sent, with the commands to announce; `sealer` works from here on, and `opener` takes large records."""
         with self._advance(_Step.INITIATED, _Step.ANSWERED):
-            hs, plaintext = self._answer(None, label)
+            hs, plaintext = self._answer(None, Parameters(label, commands))
             secret = record_secret(hs, Direction.AGENT_TO_FORWARD, digest(self._t4, plaintext))
             self._sealer = RecordSealer(secret, Direction.AGENT_TO_FORWARD)
             self.opener.peer_authenticated()
@@ -318,7 +324,7 @@ class Responder(_Core):
     def refuse(self, reason: Reason) -> bytes:
         """ACCEPT with the reason why not, as it is sent; the tunnel ends with it and every secret is dropped."""
         with self._advance(_Step.INITIATED, _Step.ANSWERED):
-            hs, plaintext = self._answer(reason, "")
+            hs, plaintext = self._answer(reason, Parameters())
             self.close()
             return seal_accept(hs, self._t4, plaintext)
 
@@ -340,11 +346,11 @@ class Responder(_Core):
         keyed = keyed_transcript(self._offer, self._open, ciphertext)
         return handshake_secret(keyed, ecdh(keys.ephemeral, request.point), keys.kem.decapsulate(ciphertext)), keyed
 
-    def _answer(self, refusal: Reason | None, label: str) -> tuple[bytes, bytes]:
+    def _answer(self, refusal: Reason | None, params: Parameters) -> tuple[bytes, bytes]:
         """The handshake secret, taken out, and the plaintext of ACCEPT."""
         hs, self._hs = self._hs, None
         assert hs is not None
-        return hs, Accept(refusal, self._identity.sign(_RESPONDER_LABEL, self._t4), label).encode()
+        return hs, Accept(refusal, self._identity.sign(_RESPONDER_LABEL, self._t4), params).encode()
 
     def _drop_keys(self) -> None:
         self._keys = None

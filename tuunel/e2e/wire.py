@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Final, Self
 
 from tuunel.address import HostPort
+from tuunel.e2e.params import Parameters, ParamsField
 from tuunel.errors import Failure, Reason, RemoteProtocolError
 from tuunel.relay.fields import U8, U16, U64, Enumeration, HostPortField, Prefixed, Raw, Reader, Struct, Text
 
@@ -24,11 +25,9 @@ INVITE_ID: Final = 8
 INVITE_PROOF: Final = 32
 
 PAD_BLOCK: Final = 256  #: messages whose length would tell the target's are padded to a multiple of this
-LABEL_CEILING: Final = 64  #: bytes; enough to recognise a machine by
 HOST_CEILING: Final = 255  #: bytes; the longest DNS name, and far above any address text
 UNIX_PATH_CEILING: Final = 107  #: bytes; what Linux takes as the path of a unix socket
 DETAIL_CEILING: Final = 200  #: bytes; one sentence for a person
-PARAMS_CEILING: Final = 512  #: bytes; many times what version 1 sends
 HANDSHAKE_CEILING: Final = 768  #: plaintext bytes of INIT or ACCEPT: every field and PARAMS_CEILING, rounded up to a block
 PADDED_CEILING: Final = 512  #: body bytes of a padded record: its fields with HOST_CEILING, rounded up to a block
 
@@ -237,31 +236,6 @@ class InviteField:
         return InviteProof(reader.take(INVITE_ID), reader.take(INVITE_PROOF)) if flags else None
 
 
-class ParamsField:
-    """A two-byte length, then parameters: type u8 || length u8 || value. Type 1 is the label; unknown types are skipped."""
-
-    LABEL: Final = 1
-
-    def encode(self, value: str) -> bytes:
-        """See `tuunel.relay.fields.Field`."""
-        return Prefixed(2, PARAMS_CEILING).encode(bytes([self.LABEL]) + Text(LABEL_CEILING).encode(value))
-
-    def read(self, reader: Reader) -> str:
-        """See `tuunel.relay.fields.Field`."""
-        data = Prefixed(2, PARAMS_CEILING).read(reader)
-        params, seen, label = Reader(data), set[int](), ""
-        while params.position < len(data):
-            kind = params.integer(1)
-            if kind in seen:
-                raise RemoteProtocolError("a parameter is given twice")
-            seen.add(kind)
-            if kind == self.LABEL:
-                label = Text(LABEL_CEILING).read(params)
-            else:
-                Prefixed(1, 255).read(params)
-        return label
-
-
 @dataclass(frozen=True, slots=True)
 class Offer(Struct):
     """An agent's signed one-time keys for one connection. docs/spec/end-to-end.md section 2."""
@@ -321,7 +295,7 @@ class Init(Padded):
     signature: Annotated[bytes, Raw(SIGNATURE)]
     invite: Annotated[InviteProof | None, InviteField()]
     purpose: Annotated[Purpose, Enumeration(Purpose)]
-    label: Annotated[str, ParamsField()]
+    params: Annotated[Parameters, ParamsField()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +304,7 @@ class Accept(Padded):
 
     refusal: Annotated[Reason | None, OptionalReasonField()]
     signature: Annotated[bytes, Raw(SIGNATURE)]
-    label: Annotated[str, ParamsField()]
+    params: Annotated[Parameters, ParamsField()]
 
 
 class Command(IntEnum):
@@ -339,6 +313,11 @@ class Command(IntEnum):
     TCP = 1  #: a name or address text as seen from the agent, empty for the agent's own localhost; and its port
     UDP = 2  #: no target, "" and 0: each flow names its own
     UNIX = 3  #: the absolute path of a socket on the agent's machine, and 0
+    SERVICE = 4  #: the name of a service of the agent itself, and 0; asked only of an agent that announces it
+
+
+#: What an agent of this version announces: the commands that an older one takes for a breach.
+ANNOUNCED: Final = frozenset({Command.SERVICE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +336,7 @@ class Target(Padded):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """See `Padded`; a UDP or UNIX request with anything but its form is refused too."""
+        """See `Padded`; a request with anything but its command's form is refused too."""
         target = super(Target, cls).decode(data)
         if not _is_meant(target.command, target.host, target.port):
             raise RemoteProtocolError(f"a {target.command.name} request has a wrong host or port")
@@ -370,6 +349,8 @@ def _is_meant(command: Command, host: str, port: int) -> bool:
             return not host and not port
         case Command.UNIX:
             return host.startswith("/") and len(host) <= UNIX_PATH_CEILING and not port
+        case Command.SERVICE:
+            return bool(host) and not port
     return True
 
 

@@ -6,7 +6,8 @@ Source: docs/spec/hop-handshake.md, docs/spec/tunnel.md.
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import Enum
 
 import anyio
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,12 +17,23 @@ from tuunel.dial import dial
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
 from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
-from tuunel.relay.handshake import DeviceHandshake, Register, Welcomed
+from tuunel.relay.handshake import DeviceHandshake, Register, RelayAuthenticated, Welcomed
 from tuunel.relay.protocol import HopChannel, State
-from tuunel.relay.wire import Message, Params, Purpose, Welcome
+from tuunel.relay.wire import Message, Params, Ping, Pong, Purpose, Welcome
 
 SEND_TIMEOUT = 10.0  #: seconds for the relay to take a message: one that does not is gone, and must not hold up who waits to send
 CONNECT_TIMEOUT = 10.0  #: seconds for TCP and the hop handshake together: three round trips fit on any usable link
+
+
+class Step(Enum):
+    """What a connection to a relay has come through, before the relay's welcome."""
+
+    CONNECTED = "connected"  #: by TCP
+    AUTHENTICATED = "authenticated"  #: the relay has proven that it is the pinned one
+
+
+def _ignore(step: Step) -> None:
+    """For those who ask only whether it came about."""
 
 
 class HopConnection:
@@ -52,6 +64,19 @@ class HopConnection:
                 raise Failure(Reason.RELAY_UNREACHABLE, detail=f"the relay took nothing for {SEND_TIMEOUT:.0f} s") from error
             except (OSError, anyio.ClosedResourceError) as error:
                 raise _lost() from error
+
+    async def ping(self) -> float:
+        """Send a PING and wait for its PONG: the round trip now, in seconds. For an idle DIAL connection that nobody else reads.
+
+        Raises as `send` and `receive`; close the connection when it was cancelled.
+        """
+        nonce = os.urandom(8)
+        sent = time.monotonic()
+        await self.send(Ping(nonce))
+        while (message := await self.receive()) != Pong(nonce):
+            if isinstance(message, Ping):
+                await self.send(Pong(message.nonce))
+        return time.monotonic() - sent
 
     async def receive(self) -> Message:
         """The next hop message. Raises Failure RELAY_UNREACHABLE at the connection's end, PROTOCOL for bytes that mean nothing."""
@@ -84,8 +109,9 @@ async def connect(
     params: Params,
     register: Register | None = None,
     first: Sequence[Message] = (),
+    passed: Callable[[Step], None] = _ignore,
 ) -> HopConnection:
-    """Connect to `relay`, prove both identities, and send `first` in the flight that carries ours.
+    """Connect to `relay`, prove both identities, and send `first` in the flight that carries ours. `passed` hears of each step.
 
     With `register` the device is enrolled where it is not yet; otherwise it logs in. Raises Failure: RELAY_UNREACHABLE,
     RELAY_UNTRUSTED, PROTOCOL, VERSION, or what the relay answered. Cancellation closes the connection.
@@ -93,8 +119,20 @@ async def connect(
     try:
         with anyio.fail_after(CONNECT_TIMEOUT):
             stream = await _dial_relay(relay)
+            passed(Step.CONNECTED)
+            handshake = DeviceHandshake(
+                pin=relay.id,
+                identity=identity,
+                register=register,
+                purpose=purpose,
+                params=params,
+                random=os.urandom,
+                ephemeral=fresh_key,
+                now=int(time.time()),
+                first=first,
+            )
             try:
-                return await _shake_hands(stream, relay, identity, purpose=purpose, params=params, register=register, first=first)
+                return await _shake_hands(stream, handshake, passed)
             except BaseException:
                 stream.close()
                 raise
@@ -113,27 +151,7 @@ async def _dial_relay(relay: KnownRelay) -> RawStream:
         raise Failure(Reason.RELAY_UNREACHABLE, detail=f"{relay.address}: {failure}") from failure
 
 
-async def _shake_hands(
-    stream: RawStream,
-    relay: KnownRelay,
-    identity: IdentityKey,
-    *,
-    purpose: Purpose,
-    params: Params,
-    register: Register | None,
-    first: Sequence[Message],
-) -> HopConnection:
-    handshake = DeviceHandshake(
-        pin=relay.id,
-        identity=identity,
-        register=register,
-        purpose=purpose,
-        params=params,
-        random=os.urandom,
-        ephemeral=fresh_key,
-        now=int(time.time()),
-        first=first,
-    )
+async def _shake_hands(stream: RawStream, handshake: DeviceHandshake, passed: Callable[[Step], None]) -> HopConnection:
     await stream.send_all(handshake.data_to_send())
     while True:
         while (event := handshake.next_event()) is None:
@@ -143,6 +161,8 @@ async def _shake_hands(
             else:
                 raise _lost()  # no wrong byte came: it may be restarting, or full
         await stream.send_all(handshake.data_to_send())
+        if isinstance(event, RelayAuthenticated):
+            passed(Step.AUTHENTICATED)
         if isinstance(event, Welcomed):
             return HopConnection(stream, event.channel, event.welcome)
 

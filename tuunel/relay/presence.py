@@ -26,6 +26,7 @@ SILENCE: Final = 5.0  #: seconds without a message before a PING
 DEAD: Final = 12.0  #: seconds without a message before the connection counts as lost
 STEADY: Final = 10.0  #: seconds that a connection must last for the next to be made at once: a relay that ends each must wait, too
 NOTICE_INTERVAL: Final = 60.0  #: seconds between two of a relay's notices that people see: its flood must not fill a screen or a log
+MEASURED: Final = 0.5  #: seconds for which a measured round trip is told again: whoever asks must not make this machine flood the relay
 
 #: An authenticated relay said that trying again cannot help.
 FINAL: Final = frozenset({Reason.DEVICE_UNKNOWN, Reason.DEVICE_BANNED, Reason.ENROLMENT_REQUIRED, Reason.DUPLICATE_DEVICE})
@@ -64,6 +65,10 @@ class Presence:
         self._backoff = Backoff(random.random)
         self._noticed = float("-inf")
         self._unnoticed = 0
+        self._connection: HopConnection | None = None
+        self._pongs: dict[bytes, anyio.Event] = {}
+        self._measuring = anyio.Lock()
+        self._measured: tuple[float, float] | None = None  # when, and what
 
     async def run(self) -> None:
         """Stay present until cancelled. Raises Failure when trying again cannot help (`FINAL`, `FINAL_AT_FIRST`)."""
@@ -83,15 +88,45 @@ class Presence:
                     raise
                 await anyio.sleep(self._backoff.after(failure.retry_after))
 
+    async def measure(self) -> float:
+        """The round trip to the relay now, in seconds, or what it was less than `MEASURED` ago.
+
+        Any number of tasks may ask; one PING is under way for all of them. Failure(RELAY_UNREACHABLE) when there is no connection, or
+        no answer in `SILENCE` seconds.
+        """
+        async with self._measuring:
+            if self._measured is None or time.monotonic() - self._measured[0] > MEASURED:
+                self._measured = time.monotonic(), await self._round_trip()
+            return self._measured[1]
+
+    async def _round_trip(self) -> float:
+        if self._connection is None:
+            raise Failure(Reason.RELAY_UNREACHABLE, detail="offline")
+        nonce, answered = os.urandom(8), anyio.Event()
+        self._pongs[nonce] = answered
+        started = time.monotonic()
+        try:
+            with anyio.CancelScope(shield=True):  # a record must be sent whole
+                await self._connection.send(Ping(nonce))
+            with anyio.fail_after(SILENCE):
+                await answered.wait()
+        except TimeoutError as error:
+            raise Failure(Reason.RELAY_UNREACHABLE, detail="the relay does not answer") from error
+        finally:
+            del self._pongs[nonce]
+        return time.monotonic() - started
+
     async def _be_online(self) -> None:
         connection = await connect(self.relay, self._identity, purpose=Purpose.CONTROL, params=self._params, register=self._register)
         self._register = None
         self.online = True
+        self._connection = connection
         self._tell("online")
         since = time.monotonic()
         try:
             await self._converse_beside(connection)
         finally:
+            self._connection = None
             connection.close()
             if time.monotonic() - since >= STEADY:
                 self._backoff.reset()
@@ -135,8 +170,9 @@ class Presence:
                     self.rtt = heard - pinged[1]
                     pinged = None
                     self._tell("online")
-                case Pong():
-                    pass
+                case Pong(nonce):
+                    if nonce in self._pongs:
+                        self._pongs[nonce].set()
                 case HopError(reason, retry_after, detail):
                     raise Failure(reason, Speaker.RELAY, detail, retry_after=retry_after)
                 case RelayNotice():
