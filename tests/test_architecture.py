@@ -23,6 +23,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "statefile",
         "mlkem",
         "identity",
+        "verification",
         "links",
         "settings",
         "policy",
@@ -113,8 +114,23 @@ RANKS: dict[str, tuple[str, ...]] = {
         "httpexchange",
         "guardedstream",
         "udpforward",
+        "probe.way",
     ),
-    "roles": ("doors", "relay.server", "agent", "proxy", "forward", "pairing", "netcat", "netcat_udp", "netcat_alone"),
+    "roles": (
+        "doors",
+        "relay.server",
+        "agent",
+        "proxy",
+        "forward",
+        "pairing",
+        "netcat",
+        "netcat_udp",
+        "netcat_alone",
+        "probe.ping",
+        "probe.why",
+        "probe.bench",
+        "probe.verify",
+    ),
     "edge": (
         "display",
         "journal",
@@ -227,11 +243,11 @@ def place(name: str) -> tuple[int, int] | None:
     return None
 
 
-NAMES = [name for name in modules() if name and name not in {"cli", "relay", "socks", "e2e"}]
+NAMES = [name for name in modules() if name and name not in {"cli", "relay", "socks", "e2e", "probe"}]
 
 
 def test_the_packages_themselves_hold_no_code() -> None:
-    for name in ("", "cli", "relay", "socks", "e2e"):
+    for name in ("", "cli", "relay", "socks", "e2e", "probe"):
         code = [node for node in modules()[name].body if not isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign)]
         assert not code, f"tuunel/{name}/__init__.py: a package's own file imports and defines nothing, so that importing a part is cheap"
 

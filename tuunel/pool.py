@@ -39,7 +39,7 @@ STANDBY_LIFETIME: Final = 60.0  #: seconds after a device's last use until its s
 LEAST_PATIENCE: Final = 3.0  #: seconds to wait for a tunnel's first sign of life, at least; four round trips where those are longer
 
 #: What another relay of the same device may do better.
-_RELAY_REASONS: Final = frozenset({
+RELAY_REASONS: Final = frozenset({
     Reason.RELAY_UNREACHABLE, Reason.RELAY_UNTRUSTED, Reason.PEER_UNAVAILABLE, Reason.OPEN_TIMEOUT, Reason.DEVICE_UNKNOWN,
     Reason.DEVICE_BANNED, Reason.QUOTA, Reason.RATE_LIMITED, Reason.SHUTDOWN, Reason.VERSION,
 })  # fmt: skip
@@ -175,7 +175,7 @@ class TunnelPool:
             except Failure as failure:
                 if failure.reason in _ALARMS:
                     self._emit(Alarm(f"{device.name}: {failure}"))
-                if failure.reason not in _RELAY_REASONS or relay is device.relays[-1]:
+                if failure.reason not in RELAY_REASONS or relay is device.relays[-1]:
                     raise
         raise Failure(Reason.NOT_PAIRED)
 

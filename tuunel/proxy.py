@@ -188,7 +188,7 @@ class Proxy:
         return write_pac(HostPort(LOOPBACK_OF.get(loopback.host, loopback.host), loopback.port), patterns, networks)
 
     async def _serve_socket(self, *, task_status: TaskStatus[None]) -> None:
-        handlers = {"outcome": self._outcome, "status": self._status}
+        handlers = {"outcome": self._outcome, "route": self._route, "status": self._status}
         await control.serve(self._home.socket("proxy"), handlers, other=self._serve_own_client, task_status=task_status)
 
     async def _outcome(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,6 +197,16 @@ class Proxy:
         with anyio.move_on_after(OUTCOME_TIMEOUT):
             await self._reach.ledger.until_ended(number)
         return {"reason": self._reach.ledger.outcome(number)}
+
+    async def _route(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Which way a host would go, and what decides that. Nothing is connected."""
+        host = str(request["host"])
+        through = self._routing.decide(host)
+        route = self._routing.route_of(host.lower().rstrip("."))
+        if through is None:
+            return {"way": "direct"}
+        device = {"name": through.device.name, "device_id": str(through.device.id), "host": through.host}
+        return {"way": "device", **device, "route": str(route) if route else None}
 
     async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
         listen = [str(address) for address in self._addresses]

@@ -46,7 +46,8 @@ class ReverseTunnels:
     """Serves tunnels at the agent. `surroundings` is asked at every open; `changed` is awaited when an invite was used up.
 
     `stamp` is asked before every datagram to a target: when it no longer equals what it was, the flow's address is judged again. It must
-    be cheap and must not raise. `relay_rtt` is as of `Services`. Grants are asked anew at every open, and every second while a tunnel lives: a revoke or an expiry cuts it.
+    be cheap and must not raise. `relay_rtt` is as of `Services`. Grants are asked anew at every open, and every second while a tunnel
+    lives: a revoke or an expiry cuts it.
     """
 
     def __init__(

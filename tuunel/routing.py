@@ -45,6 +45,9 @@ class Route:
             raise UsageError(f"{pattern!r} cannot be routed", "names under .tuunel name their device themselves")
         return cls(host, None, name)
 
+    def __str__(self) -> str:
+        return f"{self.network or self.pattern}={self.name}"
+
     def matches(self, host: str) -> bool:
         """Whether `host`, a lower-case name without trailing dot or an IP address, takes this route."""
         if self.network is not None:
@@ -96,14 +99,18 @@ class Routing:
             device, inner = resolve_name(self._devices, host)
             return ThroughDevice(device, inner)
         plain = host.lower().rstrip(".")
-        for route in self.routes:
-            if route.matches(plain):
-                return ThroughDevice(self._devices.resolve(route.name), plain)
+        route = self.route_of(plain)
+        if route is not None:
+            return ThroughDevice(self._devices.resolve(route.name), plain)
         if self._other == "direct":
             return None
         if self._other == "refuse":
             raise Failure(Reason.REFUSED_BY_SETTING, detail=host)
         return ThroughDevice(self._devices.resolve(self._other.removeprefix("via:")), plain)
+
+    def route_of(self, host: str) -> Route | None:
+        """The route that `host` takes, in lower case and without a trailing dot; None for what takes none."""
+        return next((route for route in self.routes if route.matches(host)), None)
 
 
 def resolve_name(devices: Devices, host: str) -> tuple[Device, str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tuunel.cli import agent, completion, config, demo, doctor, forward, pairing, proxy, relay, setup
+from tuunel.cli import agent, completion, config, demo, doctor, forward, pairing, probe, proxy, relay, setup, verify
 from tuunel.cli.configured import configured
 from tuunel.cli.report import first_error, say_error
 
@@ -29,6 +29,10 @@ app.command()(pairing.forget)
 app.command(cls=configured("proxy"))(proxy.proxy)
 app.command(cls=configured("forward"))(forward.forward)
 app.add_typer(config.app, name="config")
+app.command()(probe.ping)
+app.command()(probe.why)
+app.command()(probe.bench)
+app.command()(verify.verify)
 app.command()(setup.setup)
 app.command()(doctor.doctor)
 app.command()(demo.demo)

@@ -30,3 +30,18 @@ def duration(seconds: int) -> str:
 def count(number: int, thing: str) -> str:
     """`1 tunnel`, `2 tunnels`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def milliseconds(seconds: float) -> str:
+    """A round trip in milliseconds, with three digits or so, without the unit."""
+    value = seconds * 1000
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def scaled(number: float, unit: str) -> str:
+    """A quantity with the prefix that keeps it short: `412 MB`, `3.30 Gbit`."""
+    for prefix in ("", "k", "M"):
+        if number < 1000:
+            return f"{number:.{0 if not prefix or number >= 100 else 1}f} {prefix}{unit}"
+        number /= 1000
+    return f"{number:.2f} G{unit}"

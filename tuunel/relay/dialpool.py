@@ -96,6 +96,10 @@ class DialPool:
         else:
             connection.close()
 
+    def add(self, connection: HopConnection) -> None:
+        """Take over an idle connection that somebody else has made: the next OPEN goes over it."""
+        self._waiting.put(connection)
+
     def demand(self, want: int) -> None:
         """The relay says how many connections are wanted."""
         self._wanted = max(self._smallest, min(want, LARGEST))
