@@ -206,6 +206,17 @@ async def test_a_client_that_stalls_is_cut(monkeypatch: pytest.MonkeyPatch, serv
         tunnel.reset()
 
 
+async def test_a_measurement_is_no_longer_than_an_agent_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "LONGEST", 0.1)
+    async with three() as (_, roles), pool_of(roles.home) as pool:
+        tunnel = await opened(pool, roles, Service.SOURCE)
+        await send_bytes(tunnel, pool._buffers, Measure(2**32 - 1).encode())
+        await tunnel.write_eof()
+        assert (await read_all(pool, tunnel, 0)).size > 0
+        await tunnel.aclose()
+        assert (await roles.agent.until(ConnectionClosed)).reason == "done"
+
+
 async def test_a_request_for_nothing_is_a_breach() -> None:
     async with three() as (_, roles), pool_of(roles.home) as pool:
         tunnel = await opened(pool, roles, Service.SOURCE)

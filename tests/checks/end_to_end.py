@@ -275,7 +275,7 @@ CHECKS = (
     ),
     Check(
         "a parameter comes once",
-        "e2e/wire.py",
+        "e2e/params.py",
         "if kind in seen:",
         "if False:",
         "Two readers see two labels.",
