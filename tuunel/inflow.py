@@ -21,16 +21,19 @@ class Inflow:
         return len(self.head) == self._wanted
 
     async def step(self) -> None:
-        """Wait for more, and take one record at most. Raises as the tunnel, which is of no use any more when this is cancelled."""
-        await self._tunnel.wait_readable()
+        """Wait for more, and take one record. Raises as the tunnel, which is of no use any more when this is cancelled."""
+        await self._tunnel.on_readable(self._take)
+
+    def _take(self) -> bool | None:
         buffer = self._buffers.borrow()
         try:
             n = self._tunnel.read_into(buffer, MAX_BODY)
             if n is None:
-                return
+                return None
             self.ended = n == 0
             kept = bytes(buffer[1 : 1 + min(n, self._wanted - len(self.head))])
             self.head += kept
             self.size += n - len(kept)
+            return True
         finally:
             self._buffers.give_back(buffer)

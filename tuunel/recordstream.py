@@ -120,11 +120,8 @@ class RecordStream:
 
         Raises TunnelCut, and as `send_data`. Cut the tunnel when this was cancelled: a record may be half sent.
         """
-        async with self._sending:
-            self._check_sendable()
-            nonce = self._start_ping()
-            sent = time.monotonic()
-            await self._transmit(self._sealer.seal(RecordType.PING, nonce))
+        nonce, sent = self._start_ping(), time.monotonic()
+        await self._writer.send([(RecordType.PING, nonce)])
         while self._ponged != nonce:
             await self.wait()
             self.take()

@@ -101,13 +101,14 @@ class Services:
         end = time.monotonic() + duration
         while traffic.down < MOST and time.monotonic() < end:
             n = tunnel.chunk_limit
-            await tunnel.write_from(zeros, n)
+            if rest := tunnel.write_now(zeros, n):
+                await rest()
             traffic.down += n
             await anyio.lowlevel.checkpoint()  # a socket that takes everything must not keep the agent from its other clients
         await tunnel.write_eof()
-        rest = Inflow(tunnel, self._buffers, 0)
-        while not rest.ended:
-            await rest.step()
+        inflow = Inflow(tunnel, self._buffers, 0)
+        while not inflow.ended:
+            await inflow.step()
 
 
 async def _in_time(serve: Serve, tunnel: Tunnel, traffic: Traffic) -> None:

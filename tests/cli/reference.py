@@ -40,13 +40,17 @@ Times are unix seconds; a time that is not known, or never comes, is `null`.
 | `forget` | `{"forgot"}` |
 | `config show` | `{"file", "settings": [{"name", "value", "source", "where", "environment"}]}` |
 | `config check` | `{"file", "exists", "ok", "settings", "problems": [{"message", "advice"}], "ignored"}` |
-| `ping` | `{"name", "device_id", "sent", "answered", "loss", "proxy_relay", "relay_agent", "end_to_end", "note", "rounds": [{"number", "path", "relay", "proxy_relay", "relay_agent", "end_to_end", "error"}]}`, when it is over; times in seconds, those of the whole as `{"min", "avg", "max", "mdev"}`; with `error` when nobody answered |
-| `why` | `{"target", "works", "hops": [{"hop", "ok", "said", "seconds"}]}`; with `error` when it does not work. `ok` is `null` for what is missing and not needed |
-| `bench` | `{"name", "paths": [{"path", "relay", "idle", "busy", "up", "down", "error"}]}`: round trips as `ping`, rates as `{"bytes", "seconds", "bytes_per_second"}`; with `error` when no path works |
+| `ping` | `{"name", "device_id", "sent", "answered", "loss", PARTS, "note", "rounds": [{"number", "path", "relay", PARTS, "error"}]}` |
+| `why` | `{"target", "works", "hops": [{"hop", "ok", "said", "seconds"}]}`; `ok` is `null` for what is missing and not needed |
+| `bench` | `{"name", "paths": [{"path", "relay", "idle", "busy", "up", "down", "error"}]}` |
 | `verify` | `{"name", "kind", "device_id", "own_device_id", "digits"}`; `kind` is `device`, `client` or `unnamed` |
 | `demo --once` | `{"ok", "visits": [{"door", "ok", "seconds", "saw"}]}` |
 | `doctor` | `{"ok", "checks": [{"check", "state", "what", "fix"}]}`: `state` is `ok`, `warning` or `wrong`; [the checks](doctor.md) |
 | any, when it fails | `{"error": {"message", "advice", "exit", "reason", "speaker"}}` |
+
+PARTS are `"proxy_relay", "relay_agent", "end_to_end"`: round trips in seconds, over all rounds as `{"min", "avg", "max", "mdev"}`,
+as are those of `bench`. Its rates are `{"bytes", "seconds", "bytes_per_second"}`. `ping`, `why` and `bench` write their document also
+when they fail, with `error` beside the rest: when nobody answered, the way does not work, no path works.
 """
 
 

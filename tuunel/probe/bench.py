@@ -141,7 +141,8 @@ class Bench:
             try:
                 while not answer.whole:
                     n = tunnel.chunk_limit
-                    await tunnel.write_from(zeros, n)
+                    if rest := tunnel.write_now(zeros, n):
+                        await rest()
                     sent += n
                     self._progress(result, "up", time.monotonic() - started, sent)
                     await anyio.lowlevel.checkpoint()
