@@ -51,6 +51,7 @@ def test_a_clients_name_that_a_shell_could_misread_is_not_offered(home: Home) ->
         grants.redeem(invite_id(secret), proof, transcript, device, label="", now=0)
     assert len(grants.grants(0)) == 3
     assert completion.client_names("") == ["bob"]
+    assert completion.peer_names("b") == ["bob"]
 
 
 def test_a_damaged_book_completes_nothing(home: Home) -> None:

@@ -52,6 +52,11 @@ def client_names(incomplete: str) -> list[str]:
     return [name for name in _known(_clients) if name.startswith(incomplete)]
 
 
+def peer_names(incomplete: str) -> list[str]:
+    """Both: the devices, and who may come in here."""
+    return sorted({*device_names(incomplete), *client_names(incomplete)})
+
+
 def ways_for_others(incomplete: str) -> list[str]:
     """The values of `--other`."""
     ways = ["direct", "refuse", *(f"via:{name}" for name in _known(_devices))]

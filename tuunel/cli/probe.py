@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from tuunel.cli.arguments import AsJson
+from tuunel.cli.completion import device_names
 from tuunel.cli.listing import milliseconds, scaled
 from tuunel.cli.report import Document, error_document, put, say_error, what_happened
 from tuunel.errors import TuunelError
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from tuunel.settings import Home
 
 DRAW_INTERVAL: Final = 0.2  # seconds between two drawings of what bench is at
-DeviceName = Annotated[str, typer.Argument(metavar="NAME", help="The device: its name here, or its device ID.")]
+DeviceName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The device: its name here, or its device ID.", autocompletion=device_names)
+]
 MAX_SAID: Final = 500  # characters: as of any error
 MARKS: Final = {True: "ok", False: "FAIL", None: "note"}
 
@@ -119,7 +122,12 @@ def _ping_document(probe: "Ping") -> Document:
 
 
 def why(
-    host: Annotated[str, typer.Argument(metavar="HOST", help="A .tuunel name, the bare name of a device, any other host, or HOST:PORT.")],
+    host: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST", help="A .tuunel name, the bare name of a device, any other host, or HOST:PORT.", autocompletion=device_names
+        ),
+    ],
     port: Annotated[str | None, typer.Argument(metavar="PORT", help="The port, unless HOST:PORT is given.")] = None,
     *,
     as_json: AsJson = False,

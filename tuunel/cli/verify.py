@@ -6,12 +6,15 @@ from typing import Annotated
 import typer
 
 from tuunel.cli.arguments import AsJson
+from tuunel.cli.completion import peer_names
 from tuunel.cli.report import Document, answer, put, say
 from tuunel.events import printable
 
 
 def verify(
-    who: Annotated[str, typer.Argument(metavar="NAME", help="A device or a client, by its name here or by its device ID.")],
+    who: Annotated[
+        str, typer.Argument(metavar="NAME", help="A device or a client, by its name here or by its device ID.", autocompletion=peer_names)
+    ],
     *,
     as_json: AsJson = False,
 ) -> None:
