@@ -211,7 +211,7 @@ class LiveTable:
 
     def _say(self, *lines: str, style: str = "") -> None:
         for line in lines:  # soft wrap: a link that is copied from the screen must not hold line breaks
-            self.console.print(Text(line, style=style), soft_wrap=True)
+            self.console.print(Text.from_ansi(line, style=style), soft_wrap=True)
 
     def _header(self) -> Iterator[Text]:
         title = Text(f"tuunel {self.role}", style="bold")

@@ -12,7 +12,7 @@ from tuunel.cli import app
 from tuunel.config import ROLES, SETTINGS, settings_of
 from tuunel.events import Emit
 
-NO_SETTINGS = {"link", "help"}  # a secret that is needed once, and what every command has
+NO_SETTINGS = {"link", "qr", "help"}  # a secret that is needed once, a picture for the person who starts it, and what every command has
 
 
 @pytest.fixture

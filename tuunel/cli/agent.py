@@ -1,7 +1,9 @@
 """`tuunel agent`, and what is asked of a running one: invite, clients, revoke."""
 # ruff: noqa: PLC0415 - a command imports what it uses when it runs: start-up time is what people feel
 
+import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +12,7 @@ from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJson, AsJsonLin
 from tuunel.cli.completion import client_names
 from tuunel.cli.listing import count, duration, table, when
 from tuunel.cli.nextsteps import after_invite
+from tuunel.cli.qr import AsQr, next_steps, qr_lines, require_eyes
 from tuunel.cli.report import Document, answer, ask_role, put, say
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ def agent(
         list[str] | None,
         typer.Option(metavar="CLIENT-ID|enrolled", help="Admit this client, or every device enrolled at the relay. Repeatable."),
     ] = None,
+    qr: AsQr = False,
     metrics: Metrics = None,
     as_json: AsJsonLines = False,
     log_level: LogLevel = DEFAULT_LEVEL,
@@ -41,6 +45,7 @@ def agent(
     from tuunel.links import parse_link
     from tuunel.settings import Home
 
+    require_eyes(qr=qr, as_json=as_json)
     settings: RunningSettings = context.obj
     home = Home.find()
     relay = parse_link(typed(link)) if link is not None else None
@@ -58,6 +63,7 @@ def agent(
         metrics=metrics,
         settings=settings,
         reload=lambda role: role.reload(*admitted(settings.value("agent.allow") or ())),
+        next_steps=next_steps(qr=qr),
     )
 
 
@@ -80,15 +86,17 @@ def invite(
     ] = None,
     uses: Annotated[int, typer.Option(metavar="N", min=1, help="How many machines may pair with it.")] = 1,
     name: Annotated[str | None, typer.Option(metavar="WHO", help="What this machine calls the client.")] = None,
+    qr: AsQr = False,
     as_json: AsJson = False,
 ) -> None:
     """Make an invite with which another machine can pair with this one, while the agent runs."""
+    require_eyes(qr=qr, as_json=as_json)
 
     def work() -> Document:
         lasting = seconds(access) if access is not None else None
         return ask_role("agent", "invite", targets=checked(target or ["*"]), uses=uses, name=name or "", **{"for": lasting})
 
-    answer(work, _show_invite, as_json=as_json)
+    answer(work, partial(_show_invite, qr=qr), as_json=as_json)
 
 
 def checked(patterns: Sequence[str]) -> list[str]:
@@ -100,12 +108,13 @@ def checked(patterns: Sequence[str]) -> list[str]:
     return list(patterns)
 
 
-def _show_invite(document: Document) -> None:
+def _show_invite(document: Document, *, qr: bool) -> None:
     put(document["invite"])
     lasting = "until revoked" if document["access"] is None else f"for {duration(document['access'])}"
     say(
         f"opens {' '.join(document['targets'])} {lasting}",
         f"to be used until {when(document['expires'])}",
+        *(qr_lines(document["invite"], sys.stderr) if qr else []),
         *after_invite(document["invite"]),
     )
 

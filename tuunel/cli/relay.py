@@ -1,6 +1,7 @@
 """`tuunel relay`: serve, link, devices, revoke."""
 # ruff: noqa: PLC0415 - a command imports what it uses when it runs: start-up time is what people feel
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ from tuunel.cli.arguments import DEFAULT_DRAIN, DEFAULT_LEVEL, AsJson, AsJsonLin
 from tuunel.cli.configured import configured
 from tuunel.cli.listing import count, table, when
 from tuunel.cli.nextsteps import after_link
+from tuunel.cli.qr import AsQr, next_steps, qr_lines, require_eyes
 from tuunel.cli.report import Document, answer, ask_role, put, say
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def serve(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = f"[::]:{DEFAULT_PORT}",
     advertise: Annotated[str | None, typer.Option(metavar="HOST[:PORT]", help="The public name that links carry.")] = None,
     open_enrolment: Annotated[bool, typer.Option("--open-enrolment", help="Enrol every device that asks, without a link.")] = False,
+    qr: AsQr = False,
     metrics: Metrics = None,
     as_json: AsJsonLines = False,
     log_level: LogLevel = DEFAULT_LEVEL,
@@ -37,6 +40,7 @@ def serve(
     from tuunel.relay.server import RelayServer
     from tuunel.settings import Home
 
+    require_eyes(qr=qr, as_json=as_json)
     settings: RunningSettings = context.obj
     home, address = Home.find(), HostPort.parse(listen, DEFAULT_PORT)
     run_role(
@@ -48,6 +52,7 @@ def serve(
         metrics=metrics,
         settings=settings,
         reload=lambda role: role.reload(advertise=settings.value("relay.advertise"), open_enrolment=settings.value("relay.open-enrolment")),
+        next_steps=next_steps(qr=qr),
     )
 
 
@@ -56,15 +61,18 @@ def link(
     *,
     uses: Annotated[int, typer.Option(metavar="N", min=1, help="How many devices may enrol with it.")] = 1,
     lifetime: Annotated[str, typer.Option("--for", metavar="DURATION", help="How long it is valid.")] = "24h",
+    qr: AsQr = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a link with which a device can enrol at this relay."""
-    answer(lambda: ask_role("relay", "link", uses=uses, **{"for": seconds(lifetime)}), _show_link, as_json=as_json)
+    require_eyes(qr=qr, as_json=as_json)
 
+    def show(document: Document) -> None:
+        made = document["link"]
+        put(made)
+        say(*(qr_lines(made, sys.stderr) if qr else []), *after_link(made))
 
-def _show_link(document: Document) -> None:
-    put(document["link"])
-    say(*after_link(document["link"]))
+    answer(lambda: ask_role("relay", "link", uses=uses, **{"for": seconds(lifetime)}), show, as_json=as_json)
 
 
 @app.command()

@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 
 from tuunel.cli.nextsteps import after_ready
+from tuunel.cli.qr import NextSteps
 from tuunel.events import Emit, Event
 from tuunel.journal import JsonJournal, Level, LogJournal, Threshold
 from tuunel.supervisor import Supervisor
@@ -60,6 +61,7 @@ def run_role(
     metrics: str | None = None,
     settings: "RunningSettings | None" = None,
     reload: Callable[[RoleType], Awaitable[None]] | None = None,
+    next_steps: NextSteps = after_ready,
 ) -> None:
     """Run the role that `build` makes until it ends or is told to by a signal.
 
@@ -72,20 +74,20 @@ def run_role(
         from tuunel.cli.monitoring import Monitor  # noqa: PLC0415 - a large library, which most do not need
 
         monitor = Monitor(name, metrics)
-    with listening(name, as_json=as_json, level=log_level) as audience:
+    with listening(name, as_json=as_json, level=log_level, next_steps=next_steps) as audience:
         anyio.run(partial(serve, build, audience, drain, settings=settings, reload=reload, monitor=monitor))
 
 
 @contextmanager
-def listening(name: str, *, as_json: bool, level: Level) -> Iterator[Audience]:
+def listening(name: str, *, as_json: bool, level: Level, next_steps: NextSteps = after_ready) -> Iterator[Audience]:
     """Who hears the role's events: JSON lines, the live table when stderr is a terminal, log lines else. `level` is for lines."""
     if not as_json and sys.stderr.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}:
         from tuunel.display import LiveTable  # noqa: PLC0415 - rich only where a table is drawn
 
-        with LiveTable(name, next_steps=after_ready) as table:
+        with LiveTable(name, next_steps=next_steps) as table:
             yield Audience(table, table.draw)
     else:
-        threshold = Threshold(JsonJournal(sys.stdout) if as_json else LogJournal(sys.stderr, after_ready), level)
+        threshold = Threshold(JsonJournal(sys.stdout) if as_json else LogJournal(sys.stderr, next_steps), level)
         yield Audience(threshold, threshold=threshold)
 
 
