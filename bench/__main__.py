@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from bench.systems.system import System
 from bench.table import render
 from bench.turns import take_turns
 from bench.workloads import WORKLOADS
+from bench.workloads.workload import Workload
 
 ROUNDS = 5
 
@@ -30,6 +32,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _chosen(workload: Workload, arguments: argparse.Namespace) -> bool:
+    if arguments.workloads:
+        return workload.name in arguments.workloads
+    return workload.in_quick or not arguments.quick
+
+
 def _found(systems: Sequence[System]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the versions of the systems that are here, and why the others are not run."""
     versions, skipped = {}, {}
@@ -41,6 +49,12 @@ def _found(systems: Sequence[System]) -> tuple[dict[str, str], dict[str, str]]:
     return versions, skipped
 
 
+def _raise_limit() -> None:
+    """Allow this process, and so all that it starts, as many open files as it may have: a thousand connections take more than is usual."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -48,7 +62,8 @@ def _tell(text: str) -> None:
 def main() -> int:
     """Run the benchmark; return 1 when something that was found did not work."""
     arguments = _arguments()
-    workloads = [workload for workload in WORKLOADS if not arguments.workloads or workload.name in arguments.workloads]
+    _raise_limit()
+    workloads = [workload for workload in WORKLOADS if _chosen(workload, arguments)]
     versions, skipped = _found([system for system in SYSTEMS if not arguments.systems or system.name in arguments.systems])
     for name, reason in skipped.items():
         _tell(f"skipped: {name}: {reason}")

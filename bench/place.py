@@ -12,6 +12,11 @@ class Place:
     address: str = LOOPBACK
     prefix: tuple[str, ...] = ()
 
+    @property
+    def listen(self) -> str:
+        """Where a service listens that both this host and the others shall reach."""
+        return LOOPBACK if self.address == LOOPBACK else "0.0.0.0"
+
 
 HERE = Place()
 

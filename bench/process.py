@@ -39,7 +39,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=dict(os.environ) | dict(env or {}),
+            env=environment(**(env or {})),
             cwd=ROOT,
         )
         self._lines: queue.Queue[bytes | None] = queue.Queue()
@@ -134,6 +134,10 @@ class Processes:
         """Return the CPU time that all of them have used so far, their living descendants too."""
         return sum(process.cpu_seconds() for process in self.processes)
 
+    def memory_bytes(self) -> int:
+        """Return what they hold in memory, their living descendants too; what is shared with others counts in part."""
+        return sum(_memory_bytes(pid) for process in self.processes for pid in (process.pid, *descendants(process.pid)))
+
     def said(self) -> str:
         """Return the last they said."""
         return "\n".join(process.said() for process in self.processes)
@@ -165,9 +169,26 @@ def _cpu_seconds(pid: int) -> float:
         return 0.0
 
 
+def _memory_bytes(pid: int) -> int:
+    try:
+        return proportional_in(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8", errors="replace"))
+    except OSError:  # it has ended meanwhile
+        return 0
+
+
+def proportional_in(smaps: str) -> int:
+    """Return the proportional set size in bytes, from the text of /proc/PID/smaps_rollup; 0 for a process that has no memory."""
+    return next((int(line.split()[1]) * 1024 for line in smaps.splitlines() if line.startswith("Pss:")), 0)
+
+
 def _cpu_clock(pid: int) -> int:
     """Return Linux' number of the clock that counts the CPU time of a whole process: finer than the 10 ms of /proc."""
     return (~pid << 3) | 2
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Return the environment of a process: that of the benchmark, and `extra`."""
+    return {**os.environ, **extra}
 
 
 def python(module: str, *arguments: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.summary import Summary, summarise
 from bench.systems.system import System
-from bench.workloads.workload import Measurement, Workload
+from bench.workloads.workload import Measurement, Workload, fits
 
 
 @dataclass
@@ -27,9 +27,9 @@ class Results:
         self.measurements.setdefault((workload, system), []).append(measurement)
 
     def figure(self, workload: str, system: str, key: str) -> Summary | None:
-        """Return the summary of one figure, or None where nothing was measured."""
-        runs = self.measurements.get((workload, system))
-        return summarise([run.figures[key] for run in runs]) if runs else None
+        """Return the summary of one figure, or None where there is none."""
+        runs = [run.figures[key] for run in self.measurements.get((workload, system), [])]
+        return summarise(values) if (values := [value for value in runs if value is not None]) else None
 
     def cpu(self, workload: str, system: str) -> dict[str, Summary]:
         """Return the summary of each role's CPU."""
@@ -54,7 +54,7 @@ def document(results: Results, workloads: Sequence[Workload], systems: Sequence[
             workload.name: {
                 "what": workload.what,
                 "cpu": workload.cpu_title,
-                "systems": {system.name: _row(results, workload, system) for system in systems},
+                "systems": {system.name: _row(results, workload, system) for system in systems if fits(workload, system)},
             }
             for workload in workloads
         },

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from bench.results import Results
 from bench.summary import Summary
 from bench.systems.system import System
-from bench.workloads.workload import Figure, Workload
+from bench.workloads.workload import Figure, Workload, fits
 
 
 def render(results: Results, workloads: Sequence[Workload], systems: Sequence[System], *, limit: str) -> str:
@@ -46,6 +46,7 @@ def _workload(results: Results, workload: Workload, systems: Sequence[System], l
                 ", ".join(f"{role} {used.median:.2f}" for role, used in results.cpu(workload.name, system.name).items()) or "-",
             ]
             for system in systems
+            if fits(workload, system)
         ],
     )
 

@@ -10,9 +10,11 @@ from bench.door import Door, read_door
 
 
 def obey(do: Callable[[Door, Mapping[str, Any]], Mapping[str, Any]]) -> None:
-    """Read the door from the command line; print `{}` once the service has answered; then answer each JSON line of stdin with one."""
+    """Read the door from the command line, reach the service, then answer each JSON line of stdin with one.
+
+    Before them comes `{"first_byte"}`: how long the first connection that worked took to its first byte, in seconds.
+    """
     door = read_door(sys.argv[1:])
-    reach(door)
-    print("{}", flush=True)
+    print(json.dumps({"first_byte": reach(door)}), flush=True)
     for line in sys.stdin:
         print(json.dumps(do(door, json.loads(line))), flush=True)

@@ -1,13 +1,16 @@
-"""The service of the TCP workloads: does what `bench.apps.stream` lists. Prints its port. One thread, one epoll."""
+"""The service of the TCP workloads: does what `bench.apps.stream` lists. One thread, one epoll.
+
+Usage: tcp_service ADDRESS. Listens there and prints its port.
+"""
 
 import contextlib
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable
 
 from bench.apps import stream
-from bench.place import LOOPBACK
 
 _BUFFER = memoryview(bytearray(stream.BLOCK))
 _ZEROS = memoryview(bytes(stream.BLOCK))
@@ -72,8 +75,8 @@ class Connection:
 class Service:
     """All connections of one listener."""
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server((LOOPBACK, 0), backlog=_BACKLOG)
+    def __init__(self, address: str) -> None:
+        self._listener = socket.create_server((address, 0), backlog=_BACKLOG)
         self._listener.settimeout(0)
         self.port: int = self._listener.getsockname()[1]
         self._poll = select.epoll()
@@ -113,12 +116,12 @@ class Service:
             self._poll.modify(connection.sock, connection.waits_for)
 
 
-def main() -> None:
+def main(address: str) -> None:
     """Serve until the process is ended."""
-    service = Service()
+    service = Service(address)
     print(service.port, flush=True)
     service.serve()
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -57,16 +57,22 @@ def receive_exactly(made: socket.socket, size: int) -> bytes:
     return data
 
 
-def reach(door: Door) -> None:
-    """Return once an echo has come back through `door`. The process ends when none does within 20 s."""
+def first_byte(door: Door) -> float:
+    """Return how long it takes from the connect to the first byte of an answer; OSError when there is none."""
+    start = time.monotonic()
+    with connect(door) as made:
+        made.sendall(stream.order(stream.ECHO) + b"?")
+        receive_exactly(made, 1)
+        return time.monotonic() - start
+
+
+def reach(door: Door) -> float:
+    """Return once an echo has come back through `door`: how long that took from its connect on. The process ends after 20 s without."""
     end = time.monotonic() + _REACH_SECONDS
     reason: OSError | None = None
     while time.monotonic() < end:
         try:
-            with connect(door) as made:
-                made.sendall(stream.order(stream.ECHO) + b"?")
-                receive_exactly(made, 1)
-                return
+            return first_byte(door)
         except OSError as error:
             reason = error
             time.sleep(_ASK_AGAIN_SECONDS)

@@ -1,7 +1,11 @@
-"""The service: sends echoes back, counts what it is sent per trial, and tells the count. Prints its port."""
+"""The service: sends echoes back, counts what it is sent per trial, and tells the count.
+
+Usage: udp_service ADDRESS. Prints its port.
+"""
 
 import json
 import struct
+import sys
 import time
 from dataclasses import asdict, dataclass
 
@@ -30,9 +34,9 @@ class Count:
         self.last_ns = now_ns
 
 
-def serve() -> None:
+def serve(address: str) -> None:
     """Serve until the process is ended."""
-    sock = bound()
+    sock = bound(address)
     print(sock.getsockname()[1], flush=True)
     buffer = memoryview(bytearray(65_536))
     count = Count(0)
@@ -56,4 +60,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(*sys.argv[1:])

@@ -5,18 +5,19 @@ import sys
 import time
 
 from bench.apps import datagram
+from bench.place import LOOPBACK
 
 _BUFFER = 4 * 1024 * 1024  # asked for; the kernel gives what net.core.rmem_max allows
 _REACH_SECONDS = 20.0
 _ASK_AGAIN_SECONDS = 0.1
 
 
-def bound() -> socket.socket:
-    """Return a socket on a free port of loopback, with the largest receive buffer that the kernel gives."""
+def bound(address: str = LOOPBACK) -> socket.socket:
+    """Return a socket on a free port of `address`, with the largest receive buffer that the kernel gives."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-    made.bind(("127.0.0.1", 0))
+    made.bind((address, 0))
     return made
 
 
@@ -25,7 +26,7 @@ def reach(address: tuple[str, int]) -> socket.socket:
 
     The path is warm then: what a system builds for a new flow is there.
     """
-    made = bound()
+    made = bound("0.0.0.0")
     made.connect(address)
     made.settimeout(_ASK_AGAIN_SECONDS)
     end = time.monotonic() + _REACH_SECONDS

@@ -15,11 +15,12 @@ NAME = "home.tuunel"
 
 
 class Tuunel:
+    name = "tuunel"
     readable = "nobody"
 
     def __init__(self, *, socks: bool = False) -> None:
         self._socks = socks
-        self.name = "tuunel-socks" if socks else "tuunel"
+        self.name = f"{Tuunel.name}-socks" if socks else Tuunel.name
         self.hops = f"app - {'proxy' if socks else 'forward'} - relay - agent - service"
         self.transports = frozenset([Transport.TCP] if socks else Transport)
 

@@ -1,8 +1,8 @@
 """As many bytes as go through, on one connection or on several at once."""
 
-from bench.process import ProcessFailed
+from bench.process import Process, ProcessFailed
 from bench.systems.system import System, Transport
-from bench.workloads.connected import Connected, connected
+from bench.workloads.connected import connected
 from bench.workloads.workload import Figure, Measurement, cpu_now, cpu_used
 
 APP = "bench.apps.tcp_bulk"
@@ -11,6 +11,8 @@ DEADLINE = 120.0
 
 class Bulk:
     transport = Transport.TCP
+    only: str | None = None
+    in_quick = True
     figures: tuple[Figure, ...] = (
         Figure("up_gbit", "up Gbit/s", 2),
         Figure("down_gbit", "down Gbit/s", 2),
@@ -26,7 +28,7 @@ class Bulk:
         seconds = 0.7 if quick else 3.0
         with connected(system, self.transport, APP) as running:
             before = cpu_now(running.roles)
-            answers = {direction: move(running, self._streams, direction, seconds) for direction in ("up", "down")}
+            answers = {direction: move(running.app, self._streams, direction, seconds) for direction in ("up", "down")}
             cpu = cpu_used(running.roles, before)
         gigabytes = sum(size for size, _ in answers.values()) / 1e9
         return Measurement(
@@ -35,9 +37,9 @@ class Bulk:
         )
 
 
-def move(running: Connected, streams: int, direction: str, seconds: float) -> tuple[int, float]:
-    """Move bytes for `seconds`; return how many arrived, and in which time."""
-    answer = running.app.ask({"streams": streams, "direction": direction, "seconds": seconds}, DEADLINE)
+def move(app: Process, streams: int, direction: str, seconds: float) -> tuple[int, float]:
+    """Have `app` move bytes for `seconds`; return how many arrived, and in which time."""
+    answer = app.ask({"streams": streams, "direction": direction, "seconds": seconds}, DEADLINE)
     if not answer["bytes"]:
         raise ProcessFailed("nothing arrived")
     return answer["bytes"], answer["seconds"]

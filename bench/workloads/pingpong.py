@@ -12,6 +12,8 @@ SIZE = 64
 class PingPong:
     name = "pingpong"
     transport = Transport.TCP
+    only: str | None = None
+    in_quick = True
     what = f"{SIZE} bytes to the service and back, one after the other on one connection."
     figures: tuple[Figure, ...] = (Figure("p50_us", "p50 µs"), Figure("p99_us", "p99 µs"))
     cpu_title = "CPU seconds per 10,000 round trips"

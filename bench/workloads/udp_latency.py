@@ -13,6 +13,8 @@ RATE = 1000
 class UdpLatency:
     name = "udp-latency"
     transport = Transport.UDP
+    only: str | None = None
+    in_quick = False
     what = f"Echo of {RATE:,} datagrams of {SIZE:,} bytes per second, sent on time whether answers have come or not."
     figures: tuple[Figure, ...] = (
         Figure("p50_us", "p50 µs"),

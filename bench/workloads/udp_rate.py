@@ -48,6 +48,8 @@ class RateTrial:
 class UdpRate:
     name = "udp-rate"
     transport = Transport.UDP
+    only: str | None = None
+    in_quick = False
     what = (
         f"Datagrams of {datagram.SIZE:,} bytes per second, one way, at the highest rate with less than {LOSS:.0%} lost or over 100 ms late."
     )

@@ -21,7 +21,7 @@ class Figure:
 class Measurement:
     """One run: a value per figure key, and CPU per role in the workload's own measure."""
 
-    figures: Mapping[str, float]
+    figures: Mapping[str, float | None]  # None: the system has no such thing
     cpu: Mapping[str, float]
 
 
@@ -32,10 +32,22 @@ class Workload(Protocol):
     transport: Transport  # systems that do not carry it are left out
     what: str  # one sentence
     figures: tuple[Figure, ...]
+    only: str | None  # the one system that it is about; None: all
+    in_quick: bool  # whether a quick run has it, too
     cpu_title: str  # what the CPU values are: "CPU seconds per ..."
 
     def measure(self, system: System, *, quick: bool) -> Measurement:
         """Start `system`, do the job once, end it. ProcessFailed or TimeoutError when it does not get there."""
+
+
+def fits(workload: Workload, system: System) -> bool:
+    """Return whether `system` can be given the job of `workload`."""
+    return workload.transport in system.transports and workload.only in (None, system.name)
+
+
+def memory_now(roles: Mapping[str, Processes]) -> dict[str, int]:
+    """Return the bytes of memory that each role has of its own: what it shares with others is divided among them."""
+    return {role: processes.memory_bytes() for role, processes in roles.items()}
 
 
 def cpu_now(roles: Mapping[str, Processes]) -> dict[str, float]:

@@ -34,6 +34,8 @@ class Counting:
 
     name = "counting"
     transport = Transport.TCP
+    only: str | None = None
+    in_quick = True
     what = "Counts."
     figures: tuple[Figure, ...] = (Figure("count", "count/s"), Figure("share", "share", 2))
     cpu_title = "CPU seconds per count"

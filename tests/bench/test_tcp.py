@@ -21,7 +21,7 @@ from bench.workloads.pingpong import PingPong
 
 @pytest.fixture
 def door() -> Iterator[Door]:
-    with Process(python("bench.apps.tcp_service")) as service:
+    with Process(python("bench.apps.tcp_service", LOOPBACK)) as service:
         yield Door(LOOPBACK, int(service.line()))
 
 
@@ -70,7 +70,7 @@ def test_every_stream_of_several_is_counted(door: Door) -> None:
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_what_was_moved_is_told(direction: str) -> None:
     with connected(Raw(), Transport.TCP, APP) as running:
-        size, seconds = move(running, 2, direction, 0.1)
+        size, seconds = move(running.app, 2, direction, 0.1)
     assert size > stream.BLOCK
     assert seconds >= 0.1
 

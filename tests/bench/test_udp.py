@@ -60,7 +60,7 @@ def test_every_datagram_of_a_slow_trial_arrives_and_is_counted_once() -> None:
 
 
 def test_a_late_datagram_and_one_of_an_earlier_trial_do_not_count() -> None:
-    with Process(python("bench.apps.udp_service")) as service, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with Process(python("bench.apps.udp_service", "127.0.0.1")) as service, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", int(service.line())))
         sock.settimeout(10)
         for number in (2, 1):
