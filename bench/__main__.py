@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.document import document
 from bench.machine import Others, machine
 from bench.peers import PeerMissing
+from bench.plot import plot
 from bench.process import ROOT
-from bench.results import Results, document
+from bench.results import Results
 from bench.systems import LIMIT, SYSTEMS
 from bench.systems.system import System
 from bench.table import render
@@ -28,7 +30,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=None, help=f"how often each system does each workload (default {ROUNDS}, quick: 1)")
     parser.add_argument("--systems", nargs="+", choices=[system.name for system in SYSTEMS], help="only these")
     parser.add_argument("--workloads", nargs="+", choices=[workload.name for workload in WORKLOADS], help="only these")
-    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results", help="folder for results.json and results.md")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "bench" / "results", help="folder for results.md, results.json and results.svg"
+    )
     return parser.parse_args()
 
 
@@ -76,6 +80,7 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "results.json").write_text(json.dumps(document(results, workloads, systems), indent=2) + "\n")
     (arguments.output / "results.md").write_text(table)
+    (arguments.output / "results.svg").write_text(plot(results, systems, limit=LIMIT))
     print(table, end="")
     return 1 if results.failures else 0
 

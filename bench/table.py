@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from bench.goals import Bound, goals
 from bench.results import Results
 from bench.summary import Summary
 from bench.systems.system import System
@@ -24,6 +25,7 @@ def _lines(results: Results, workloads: Sequence[Workload], systems: Sequence[Sy
     )
     for name, reason in results.skipped.items():
         yield f"\nskipped: {name}: {reason}"
+    yield from _goals(results, systems)
     for workload in workloads:
         yield ""
         yield f"**{workload.name}**: {workload.what}"
@@ -31,6 +33,19 @@ def _lines(results: Results, workloads: Sequence[Workload], systems: Sequence[Sy
         yield from _workload(results, workload, systems, limit)
     for name, system_name, error in results.failures:
         yield f"\nfailed: {name} with {system_name}: {error}"
+
+
+def _goals(results: Results, systems: Sequence[System]) -> Iterator[str]:
+    rows = [[goal.what, goal.measured, _bound(goal.floor), _bound(goal.aim)] for goal in goals(results, systems)]
+    if rows:
+        yield ""
+        yield "**goals**: what tuunel must reach (floor) and wants to (aim), by the ratios of this run."
+        yield ""
+        yield from grid(["what", "measured", "floor", "aim"], rows)
+
+
+def _bound(bound: Bound) -> str:
+    return f"{'met' if bound.met else 'MISSED'}: {bound.text}"
 
 
 def _workload(results: Results, workload: Workload, systems: Sequence[System], limit: str) -> Iterator[str]:

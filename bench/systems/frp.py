@@ -45,7 +45,7 @@ name = "app"
 type = "s{transport}"
 serverName = "service"
 secretKey = "between the two"
-bindAddr = "{address}"
+bindAddr = "127.0.0.1"
 bindPort = {app}
 transport.useEncryption = true
 """
@@ -55,6 +55,7 @@ class Frp:
     name = "frp"
     hops = "app - frpc visitor - frps - frpc - service"
     readable = "relay"
+    socks = False
     transports = frozenset(Transport)
 
     def version(self) -> str:

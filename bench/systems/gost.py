@@ -15,6 +15,7 @@ class Gost:
     name = "gost"
     hops = "app - gost - gost relay - gost - service"
     readable = "relay"
+    socks = False
     transports = frozenset(Transport)
 
     def version(self) -> str:

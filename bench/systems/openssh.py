@@ -37,7 +37,7 @@ class OpenSsh:
     transports = frozenset([Transport.TCP])
 
     def __init__(self, *, socks: bool = False) -> None:
-        self._socks = socks
+        self.socks = socks
         self.name = "openssh-socks" if socks else "openssh"
         self.hops = f"app - ssh {'-D' if socks else '-L'} in ssh -W - sshd - ssh -R to sshd - service"
 
@@ -63,10 +63,10 @@ class OpenSsh:
             dial_out = start([*to_relay, "-N", "-R", f"{LOOPBACK}:{reverse}:{LOOPBACK}:{home}"], places.service)
             await_listener(relay_sshd, reverse)
             way = f"-oProxyCommand={shlex.join([*to_relay, '-W', f'{LOOPBACK}:{reverse}'])}"
-            listen = ["-D", f"{LOOPBACK}:{app}"] if self._socks else ["-L", f"{LOOPBACK}:{app}:{LOOPBACK}:{service}"]
+            listen = ["-D", f"{LOOPBACK}:{app}"] if self.socks else ["-L", f"{LOOPBACK}:{app}:{LOOPBACK}:{service}"]
             forward = start([*keys.ssh(home, LOOPBACK, way), "-N", *listen], places.app)
             await_listener(forward, app)
-            door = Door(LOOPBACK, app, (LOOPBACK, service) if self._socks else None)
+            door = Door(LOOPBACK, app, (LOOPBACK, service) if self.socks else None)
             yield Route(door, {"forward": Processes(forward), "relay": Processes(relay_sshd), "agent": Processes(dial_out, home_sshd)})
 
 

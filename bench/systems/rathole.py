@@ -43,6 +43,7 @@ class Rathole:
     name = "rathole"
     hops = "app - rathole server - rathole client - service"
     readable = "relay"
+    socks = False
     transports = frozenset(Transport)
 
     def version(self) -> str:

@@ -13,6 +13,7 @@ class Raw:
     name = "raw"
     hops = "app - service"
     readable = "-"
+    socks = False
     transports = frozenset(Transport)
 
     def version(self) -> str:

@@ -32,6 +32,7 @@ class System(Protocol):
     name: str
     hops: str  # what stands between app and service
     readable: str  # who between app and service can read the traffic
+    socks: bool  # the app says by SOCKS5 where it wants to go; else a port of the app's machine or the relay's leads to the service
     transports: frozenset[Transport]
 
     def version(self) -> str:

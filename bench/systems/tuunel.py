@@ -19,7 +19,7 @@ class Tuunel:
     readable = "nobody"
 
     def __init__(self, *, socks: bool = False) -> None:
-        self._socks = socks
+        self.socks = socks
         self.name = f"{Tuunel.name}-socks" if socks else Tuunel.name
         self.hops = f"app - {'proxy' if socks else 'forward'} - relay - agent - service"
         self.transports = frozenset([Transport.TCP] if socks else Transport)
@@ -30,7 +30,7 @@ class Tuunel:
     @contextmanager
     def route(self, service: int, transport: Transport, places: Places) -> Iterator[Route]:
         with running(places) as started:
-            if self._socks:
+            if self.socks:
                 listen = started.start("forward", places.app, started.laptop, "proxy", "--listen", f"{LOOPBACK}:0")["listen"]
                 target = (NAME, service)
             else:

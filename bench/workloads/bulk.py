@@ -12,7 +12,6 @@ DEADLINE = 120.0
 class Bulk:
     transport = Transport.TCP
     only: str | None = None
-    in_quick = True
     figures: tuple[Figure, ...] = (
         Figure("up_gbit", "up Gbit/s", 2),
         Figure("down_gbit", "down Gbit/s", 2),
@@ -22,6 +21,7 @@ class Bulk:
     def __init__(self, streams: int) -> None:
         self._streams = streams
         self.name = f"bulk-{streams}"
+        self.in_quick = streams == 1
         self.what = f"Bytes on {streams} connection{'s at once' if streams > 1 else ''}, to the service and then from it."
 
     def measure(self, system: System, *, quick: bool) -> Measurement:

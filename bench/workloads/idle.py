@@ -8,7 +8,6 @@ from bench.workloads.bulk import APP, move
 from bench.workloads.connected import connected
 from bench.workloads.workload import Figure, Measurement, cpu_now, cpu_used, memory_now
 
-COUNT = 1000
 _OPENING_DEADLINE = 120.0
 _REST_SECONDS = 2.0  # in which buffers are given back
 
@@ -18,7 +17,6 @@ class Idle:
     transport = Transport.TCP
     only: str | None = None
     in_quick = False
-    what = f"{COUNT:,} connections that once carried an echo, and bytes on one more, to the service. Memory is that of the processes."
     figures: tuple[Figure, ...] = (
         Figure("up_gbit", "up Gbit/s", 2),
         Figure("opening_s", "opening them, s", 1),
@@ -28,10 +26,16 @@ class Idle:
     )
     cpu_title = "CPU seconds per GB"
 
+    def __init__(self, count: int = 1000) -> None:
+        self._count = count
+        self.what = (
+            f"{count:,} connections that once carried an echo, and bytes on one more, to the service. Memory is that of the processes."
+        )
+
     def measure(self, system: System, *, quick: bool) -> Measurement:
         with connected(system, self.transport, "bench.apps.tcp_idler") as running:
             empty = memory_now(running.roles)
-            opening = running.app.ask({"count": COUNT}, _OPENING_DEADLINE)["seconds"]
+            opening = running.app.ask({"count": self._count}, _OPENING_DEADLINE)["seconds"]
             time.sleep(_REST_SECONDS)
             held = memory_now(running.roles)
             with Process(python(APP, *running.door.arguments())) as app:
@@ -40,7 +44,7 @@ class Idle:
                 before = cpu_now(roles)
                 size, took = move(app, 1, "up", 0.7 if quick else 3.0)
                 cpu = cpu_used(roles, before)
-        per_tunnel = {role: (held[role] - empty[role]) / COUNT / 1024 for role in held}
+        per_tunnel = {role: (held[role] - empty[role]) / self._count / 1024 for role in held}
         return Measurement(
             {
                 "up_gbit": size * 8 / 1e9 / took,

@@ -16,6 +16,7 @@ class Wire:
 
     hops = "app - service"
     readable = "nobody"
+    socks = False
     transports = frozenset([Transport.TCP])
 
     def __init__(self, name: str) -> None:

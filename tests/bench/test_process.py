@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.ports import await_listener, free_port, listening_in
-from bench.process import Process, Processes, ProcessFailed, descendants, parent_in
+from bench.process import Process, Processes, ProcessFailed, descendants, parent_in, proportional_in
 
 _TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1
@@ -45,3 +45,10 @@ def test_the_cpu_time_of_what_a_process_has_started_is_its_own() -> None:
         assert len(descendants(process.pid)) == 1
         assert process.cpu_seconds() >= 0.2
         assert Processes(process, process).cpu_seconds() >= 0.4
+
+
+def test_memory_is_what_is_its_own_and_a_share_of_the_rest() -> None:
+    assert proportional_in("00400000-7ff ---p 00000000 00:00 0 [rollup]\nRss:  900 kB\nPss:  300 kB\nPss_Dirty:  200 kB\n") == 300 * 1024
+    assert proportional_in("") == 0
+    with Process(["sleep", "60"]) as process:
+        assert 0 < Processes(process).memory_bytes() < 50_000_000

@@ -2,7 +2,8 @@
 
 import json
 
-from bench.results import Results, document
+from bench.document import document
+from bench.results import Results
 from bench.table import grid, render
 from bench.turns import take_turns
 from tests.bench.doubles import Counting, Wire, results
@@ -58,7 +59,7 @@ def test_the_document_is_json_and_holds_every_run() -> None:
     row = made["workloads"]["counting"]["systems"]["tuunel"]
     assert row["figures"]["count"] == {"median": 12_000, "smallest": 6_000, "largest": 18_000, "runs": [6_000, 12_000, 18_000]}
     assert row["cpu"]["relay"]["median"] == 12
-    assert made["systems"]["tuunel"] == {"version": "1.0", "hops": "app - service", "readable_by": "nobody"}
+    assert made["systems"]["tuunel"] == {"version": "1.0", "hops": "app - service", "readable_by": "nobody", "socks": False}
     assert made["skipped"] == {"gost": "gone"}
     assert made["failures"][0] == {"workload": "counting", "system": "broken", "error": "it broke"}
     assert made["machine"] == {"processor": "abacus", "cores": 7}

@@ -8,6 +8,7 @@ import pytest
 
 from bench.apps import stream
 from bench.apps.tcp_bulk import receive_for, send_for
+from bench.apps.tcp_opener import open_many
 from bench.apps.tcp_socket import Refused, connect, reach, receive_exactly
 from bench.door import Door, read_door
 from bench.place import LOOPBACK
@@ -16,6 +17,8 @@ from bench.systems.raw import Raw
 from bench.systems.system import Transport
 from bench.workloads.bulk import APP, Bulk, move
 from bench.workloads.connected import connected
+from bench.workloads.connections import Connections
+from bench.workloads.idle import Idle
 from bench.workloads.pingpong import PingPong
 
 
@@ -120,3 +123,27 @@ def test_an_app_that_reaches_nothing_says_so(monkeypatch: pytest.MonkeyPatch) ->
         port = listener.getsockname()[1]
     with pytest.raises(SystemExit, match=rf"no echo through 127.0.0.1:{port} within 0.05 s: .*refused"):
         reach(Door(LOOPBACK, port))
+
+
+def test_new_connections_are_opened_one_by_one_and_at_once() -> None:
+    made = Connections().measure(Raw(), quick=True)
+    assert made.figures["sequential"]
+    assert made.figures["at_once"]
+    assert made.figures["burst_ms"]
+
+
+def test_only_so_many_connections_are_opened_as_were_asked_for(door: Door) -> None:
+    assert open_many(door, {"at_once": 7, "count": 40, "size": 1024})["count"] == 40
+
+
+def test_an_opener_tells_what_stopped_it() -> None:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError):
+        open_many(Door(LOOPBACK, port), {"at_once": 3, "seconds": 5, "size": 1})
+
+
+def test_idle_connections_stay_open_beside_bulk() -> None:
+    made = Idle(count=20).measure(Raw(), quick=True)
+    assert made.figures["up_gbit"]
+    assert made.figures["relay_kb"] is None
