@@ -21,7 +21,7 @@ from bench.turns import take_turns
 from bench.workloads import WORKLOADS
 from bench.workloads.workload import Workload
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,13 +1,12 @@
 """Three hosts on long lines: app - relay - service, each a network namespace that lives as long as a process of the benchmark."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.peers import PeerMissing
+from bench.peers import PeerMissing, find
 from bench.place import Place, Places
 from bench.process import Process, python
 
@@ -20,11 +19,12 @@ _TOOLS = ("unshare", "nsenter", "ip")
 
 def require() -> None:
     """PeerMissing, with what it takes, unless namespaces and TUN devices can be made here."""
-    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
-    if missing:
-        raise PeerMissing(f"long lines need {', '.join(missing)}")
+    for tool in _TOOLS:
+        find(tool)
     if os.geteuid() or not Path("/dev/net/tun").exists():
         raise PeerMissing("long lines need root and /dev/net/tun")
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False, stdin=subprocess.DEVNULL).returncode:
+        raise PeerMissing("this machine makes no network namespaces")
 
 
 @contextmanager
