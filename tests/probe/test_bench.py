@@ -51,6 +51,7 @@ async def test_an_older_agent_cannot_be_measured(monkeypatch: pytest.MonkeyPatch
         assert "up to date" in result.failure.advice
         assert result.idle
         assert result.up is None
+        assert not result.busy
 
 
 async def test_a_path_that_fails_does_not_hide_another() -> None:

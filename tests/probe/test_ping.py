@@ -9,6 +9,7 @@ from tests.world import PATIENCE, Trio, trio, until, world
 from tuunel.address import HostPort
 from tuunel.devices import Device, KnownRelay
 from tuunel.errors import Reason
+from tuunel.events import ConnectionClosed
 from tuunel.probe import ping as module
 from tuunel.probe.ping import Ping, Round
 from tuunel.probe.way import Figures
@@ -41,6 +42,7 @@ async def test_every_part_is_asked_in_every_round() -> None:
             assert each.relay_agent
             assert each.end_to_end
         assert ping.note == ""
+        assert (await roles.agent.until(ConnectionClosed)).reason == "done"
 
 
 async def test_an_older_agent_tells_nothing_of_its_own_part(monkeypatch: pytest.MonkeyPatch) -> None:

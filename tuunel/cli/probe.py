@@ -66,15 +66,15 @@ def ping(
 def _put_round(asked: "Round") -> None:
     parts = (("proxy-relay", asked.proxy_relay), ("relay-agent", asked.relay_agent), ("end-to-end", asked.end_to_end))
     known = [f"{part}={milliseconds(seconds)}" for part, seconds in parts if seconds is not None]
-    line = f"seq={asked.number} {' '.join(known)}{' ms' if known else ''}"
-    put(f"{line} path={asked.path}" if asked.failure is None else f"{line} no answer: {what_happened(asked.failure)}")
+    found = f"path={asked.path}" if asked.failure is None else f"no answer: {what_happened(asked.failure)}"
+    put(" ".join([f"seq={asked.number}", *known, *(["ms"] if known else []), found]))
 
 
 def _summary(probe: "Ping") -> list[str]:
     answered = sum(each.end_to_end is not None for each in probe.rounds)
     sent = len(probe.rounds)
     relays = " ".join(dict.fromkeys(each.relay for each in probe.rounds if each.relay))
-    lines = [f"--- {sent} sent, {answered} answered, {100 * (sent - answered) / sent:.0f}% lost; by the relay {relays}"]
+    lines = ["", f"--- {sent} sent, {answered} answered, {100 * (sent - answered) / sent:.0f}% lost; by the relay {relays}"]
     for part, figures in _figures(probe).items():
         if figures is not None:
             shown = "/".join(milliseconds(figures[key]) for key in ("min", "avg", "max", "mdev"))

@@ -93,6 +93,8 @@ class Bench:
                 beside.cancel_scope.cancel()
         finally:
             quiet.reset()
+        if result.up is None:
+            result.busy.clear()  # nothing has been busy
         if failure is not None:  # raised here, and not inside the group: a lone one, not a group of one
             raise failure
 

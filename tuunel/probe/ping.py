@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ import anyio
 from tuunel.buffers import BufferPool
 from tuunel.devices import Device
 from tuunel.e2e.service import Service
+from tuunel.e2e.wire import RecordType
 from tuunel.errors import Failure, Reason
 from tuunel.identity import IdentityKey
 from tuunel.pool import RELAY_REASONS, TunnelPool
@@ -21,6 +23,7 @@ from tuunel.settings import Home
 from tuunel.tunnel import Tunnel
 
 INTERVAL: Final = 1.0  #: seconds between the starts of two rounds
+PARTING: Final = 0.5  #: seconds that the agent has to end its side
 PATIENCE: Final = 5.0  #: seconds for all answers of one round
 
 #: What may be better a second later. Everything else ends the command: asking again would change nothing, or hide an attack.
@@ -81,7 +84,7 @@ class Ping:
                     wait = last.failure.retry_after if last.failure else 0
                     await anyio.sleep(max(started + INTERVAL - time.monotonic(), wait, 0))
             finally:
-                self._drop()
+                await self._part()
 
     async def _round(self, tunnels: TunnelPool) -> Round:
         asked = Round(len(self.rounds) + 1)
@@ -148,6 +151,15 @@ class Ping:
             return
         if asked.end_to_end is None:
             raise Failure(Reason.TUNNEL_LOST, detail=f"the agent did not answer within {PATIENCE:.0f} s")
+
+    async def _part(self) -> None:
+        """End what is open cleanly, also when this was cancelled: nobody need see a reset."""
+        if self._way is not None and self._way.tells:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(PARTING), suppress(OSError, anyio.ClosedResourceError):
+                await self._way.tunnel.write_eof()
+                await self._way.tunnel.records.receive(RecordType.FIN)
+                await self._way.tunnel.aclose()
+        self._drop()
 
     def _drop(self) -> None:
         """Close what is open: the next round opens it anew."""
