@@ -122,7 +122,8 @@ async def test_an_agent_that_is_offline_makes_no_invite() -> None:
         with pytest.raises(Failure) as caught:
             await roles.agent.role._make_invite({})
         assert caught.value.reason is Reason.RELAY_UNREACHABLE
-        assert not (await roles.agent.role._status({}))["online"]
+        (relay,) = roles.agent.role._facts()["relays"]
+        assert relay["state"] != "online"
 
 
 async def test_the_relay_is_no_target_by_any_of_its_names() -> None:

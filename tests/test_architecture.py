@@ -78,6 +78,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "pump",
         "control",
         "ledger",
+        "oversight",
         "listeners",
         "supervisor",
         "exposition",
@@ -132,6 +133,10 @@ RANKS: dict[str, tuple[str, ...]] = {
         "probe.verify",
     ),
     "edge": (
+        "keys",
+        "rows",
+        "view",
+        "painter",
         "display",
         "journal",
         "metrics",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from tuunel.display import KEEP_ENDED, LiveTable, age, amount, fit, round_trip
+from tuunel.display import KEEP_ENDED, LiveTable, fit
 from tuunel.events import (
     Alarm,
     ConnectionChanged,
@@ -23,6 +23,7 @@ from tuunel.events import (
     Traffic,
     printable,
 )
+from tuunel.rows import age, amount, round_trip
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[red]up\r\n\x9b31m\u202egnp.exe\u2066[/]"
 CURSOR_AND_STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -249,7 +249,7 @@ async def test_its_control_socket_answers_and_goes_with_what_crashed_forwards_ha
         path = roles.home.socket(f"forward-{os.getpid()}")
         assert sorted(run.glob("forward-*.sock")) == [path]
         status = await anyio.to_thread.run_sync(lambda: call(path, "status"))
-        assert (status["role"], status["connections"]) == ("forward", 0)
+        assert (status["role"], status["connections"]["open"]) == ("forward", 0)
         assert status["forwards"] == [{"listen": places(forward)[0], "target": "home.tuunel:80"}]
         await forward.kill()
         assert not list(run.glob("forward-*"))

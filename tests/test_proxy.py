@@ -312,8 +312,9 @@ async def test_the_relay_comes_back_and_so_does_everything() -> None:
 async def test_status_and_the_browsers_file() -> None:
     async with three() as (made, roles):
         proxy = await made.proxy(roles.home, listen=HostPort("::", 0), routes=["*.lab.example.com=home"])
-        status = await proxy.role._status({})
-        assert (status["role"], status["connections"]) == ("proxy", 0)
+        status = await anyio.to_thread.run_sync(lambda: call(roles.home.socket("proxy"), "status"))
+        assert (status["role"], status["connections"]["open"]) == ("proxy", 0)
+        assert status["device_id"] == str(proxy.role._reach.identity.device_id)
         script = proxy.role._pac()
         port = proxy.role._addresses[0].port
         assert f"[::]:{port}" not in script

@@ -30,6 +30,7 @@ from tuunel.interfaces import Interfaces
 from tuunel.links import Invite, RelayLink
 from tuunel.listeners import known_listeners, listeners_stamp
 from tuunel.liveness import watch_tunnels
+from tuunel.oversight import Oversight
 from tuunel.policy import Address, Surroundings
 from tuunel.relay.client import HopConnection, device_label, fresh_key
 from tuunel.relay.handshake import Register
@@ -124,6 +125,10 @@ class Agent:
         self._grants.grants(int(time.time()))
         await self._grants_changed()
 
+    def kill(self, number: int) -> None:
+        """End a connection because a person wants it. UsageError when there is none of this number."""
+        self._tunnels.ledger.kill(number)
+
     async def _serve(self, tunnels: TaskGroup) -> None:
         presence = self._presence = Presence(
             self._relay,
@@ -137,7 +142,7 @@ class Agent:
         async with anyio.create_task_group() as services:
             await services.start(control.serve, self._home.socket("agent"), self._commands())
             try:
-                await presence.run()
+                await self._presence.run()
             except Failure as failure:
                 self._failure = failure
                 services.cancel_scope.cancel()
@@ -268,7 +273,8 @@ class Agent:
     # the control socket
 
     def _commands(self) -> Mapping[str, control.Handler]:
-        return {"invite": self._make_invite, "clients": self._list_clients, "revoke": self._revoke, "status": self._status}
+        oversight = Oversight("agent", self._tunnels.ledger, self._facts).handlers
+        return {"invite": self._make_invite, "clients": self._list_clients, "revoke": self._revoke, **oversight}
 
     async def _make_invite(self, request: Mapping[str, Any]) -> dict[str, Any]:
         now = int(time.time())
@@ -334,13 +340,12 @@ class Agent:
         self._emit(DeviceSeen(str(lost.device), "revoked", lost.name))
         return {"revoked": lost.name, "device_id": str(lost.device), "cut": cut}
 
-    async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
         return {
-            "role": "agent",
             "device_id": str(self._identity.device_id),
-            "relay": str(self._relay.address),
-            "online": self._connection is not None,
-            "tunnels": len(self._tunnels.live),
+            "relays": [self._presence.document()],
+            "devices": self._tunnels.clients(),
+            "admits_enrolled": self._admit_enrolled,
         }
 
 

@@ -88,14 +88,14 @@ class Association:
         try:
             way = self._route(target)
         except Failure as failure:
-            flow.entry = self._ledger.open(shown, device="", door=self._door, path="relay")
+            flow.begin(self._ledger.open(shown, device="", door=self._door, path="relay"))
             flow.ended(failure)
             return flow
         if isinstance(way, ThroughDevice):
-            flow.entry = self._ledger.open(shown, device=way.device.name, door=self._door, path="relay")
+            flow.begin(self._ledger.open(shown, device=way.device.name, door=self._door, path="relay"))
             self._go_through(way, target, flow)
         else:
-            flow.entry = self._ledger.open(shown, device="", door=self._door, path="direct")
+            flow.begin(self._ledger.open(shown, device="", door=self._door, path="direct"))
             self._go_directly(target, way, flow)
         return flow
 
@@ -134,13 +134,18 @@ class Association:
 class _Flow:
     """One target's datagrams, counted: the user of a flow through a device, or of a direct one."""
 
-    entry: Entry
     way: Flow | TargetFlow | None = None
 
     def __init__(self, deliver: Callable[[bytes], bool], forget: Callable[[], object]) -> None:
         self._deliver = deliver
         self._forget = forget
         self._over_since: float | None = None
+        self._direct = anyio.CancelScope()
+
+    def begin(self, entry: Entry) -> None:
+        """Take the entry that tells of this flow."""
+        self.entry = entry
+        entry.cut_by(self.kill)
 
     def send(self, payload: bytes) -> None:
         if self._over_since is None and self.way is not None and self.way.send(payload):
@@ -154,7 +159,8 @@ class _Flow:
     async def run_directly(self, way: TargetFlow) -> None:
         failure = None
         try:
-            await way.run(lambda _: self.entry.connected())
+            with self._direct:
+                await way.run(lambda _: self.entry.connected())
         except Failure as error:
             failure = error
         self.ended(failure)
@@ -184,3 +190,11 @@ class _Flow:
             self.entry.end("done")
         else:
             self.entry.end(str(failure.reason), f"{failure.speaker}: {failure}")
+
+    # what a person says
+
+    def kill(self) -> None:
+        self.ended(Failure(Reason.KILLED))
+        if isinstance(self.way, Flow):
+            self.way.close(Reason.KILLED)
+        self._direct.cancel()

@@ -55,6 +55,10 @@ class Flow:
         """Send a datagram to the target, without waiting. False: it is lost."""
         return self._carrier.send(self._number, payload)
 
+    def close(self, reason: Reason) -> None:
+        """End the flow, and tell the agent why; its user hears no more of it."""
+        self._carrier.close(self._number, reason)
+
 
 class DeviceFlows:
     """Opens flows behind `device`; its tunnels live in `tasks`."""
@@ -112,6 +116,12 @@ class _Carrier:
         taken = self._core.send(number, payload)
         self._to_send.set()
         return taken
+
+    def close(self, number: int, reason: Reason) -> None:
+        if self._users.pop(number, None) is not None:
+            self._last_use = time.monotonic()
+            self._core.close(number, reason)
+            self._to_send.set()
 
     def _drop(self, number: int, size: int) -> None:
         if number in self._users:

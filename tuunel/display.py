@@ -4,9 +4,11 @@ It draws only the rows that fit, only when something to be seen has changed; who
 Everything that a peer can name (targets, labels, details) is shown through `printable` as plain text, never as markup.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from types import TracebackType
@@ -14,10 +16,10 @@ from typing import Final, Self
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from tuunel.events import (
+    Act,
     Alarm,
     ConnectionChanged,
     ConnectionClosed,
@@ -27,132 +29,82 @@ from tuunel.events import (
     Notice,
     Ready,
     RelayStateChanged,
+    Totals,
     printable,
 )
+from tuunel.painter import Painted, Painter
+from tuunel.rows import BAD, FIGURES, GOOD, LIVE, Column, Row, amount, described, ending, names_of, round_trip
+from tuunel.view import View
 
-KEEP_ENDED = 5.0  # seconds that an ended row stays: long enough to read its reason
-RATE_WINDOW = 1.0  # seconds over which a rate is taken
+KEEP_ENDED = 5.0  # seconds that an ended row stays by itself: long enough to see that it has ended
+MAX_ENDED = 100  # ended rows that can be looked at afterwards
 MAX_ALARMS_SHOWN = 3  # the newest stand in the header; every one has been printed above the table
 MAX_RELAYS_SHOWN = 3
 ELLIPSIS: Final = "\u2026"
-GOOD_ENDS: Final = frozenset({"done", "reset"})
 RELAY_STYLES: Final = {"online": "green", "connecting": "yellow", "offline": "bold red"}
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column: its title, its width in cells, and what it shows of a row. Width 0 shares what the others leave."""
-
-    title: str
-    width: int
-    cell: Callable[["Row", float], str]
-    right: bool = False
-
-
-@dataclass(slots=True)
-class Row:
-    """One connection as the table knows it."""
-
-    opened: ConnectionOpened
-    since: float
-    state: str = "connecting"
-    ended: ConnectionClosed | None = None
-    ended_at: float = 0.0
-    rate: float = 0.0
-    sampled: int = 0
-    sampled_at: float = 0.0
-
-    def sample(self, now: float) -> None:
-        """Take the rate anew, at most once per window."""
-        if now - self.sampled_at >= RATE_WINDOW:
-            total = self.opened.traffic.up + self.opened.traffic.down
-            self.rate = (total - self.sampled) / (now - self.sampled_at)
-            self.sampled, self.sampled_at = total, now
-
-
-@dataclass(slots=True)
-class Totals:
-    """What the ended connections add to the header."""
-
-    up: int = 0
-    down: int = 0
-    lost: int = 0
-    ended: int = 0
-    failed: int = 0
-
-    def add(self, row: Row, end: ConnectionClosed) -> None:
-        """Count a connection that has ended."""
-        self.up += row.opened.traffic.up
-        self.down += row.opened.traffic.down
-        self.lost += row.opened.traffic.lost
-        self.ended += 1
-        self.failed += end.reason not in GOOD_ENDS
-
-
-STATE: Final = Column("STATE", 7, lambda row, _: condition(row))
-FIGURES: Final = (
-    Column("UP", 5, lambda row, _: amount(row.opened.traffic.up), right=True),
-    Column("DOWN", 5, lambda row, _: amount(row.opened.traffic.down), right=True),
-    Column("RATE/S", 6, lambda row, _: amount(row.rate), right=True),
-    Column("RTT", 5, lambda row, _: round_trip(row.opened.traffic.rtt), right=True),
-    Column("AGE", 4, lambda row, now: age(now - row.since), right=True),
-)
-DOOR: Final = Column("DOOR", 7, lambda row, _: row.opened.door.removeprefix("http-"))
-PATH: Final = Column("PATH", 6, lambda row, _: row.opened.path)
-
-
-def columns_of(role: str) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
-    """The columns that name a connection, and those that say how it is: an ended row shows its reason across the latter."""
-    if role == "relay":  # it knows device IDs and byte counts, nothing else
-        return (_label("TO DEVICE", "target"), _label("FROM DEVICE", "device")), (STATE, *FIGURES)
-    if role == "agent":
-        return (_label("TARGET", "target"), _label("CLIENT", "device"), PATH), (STATE, *FIGURES)
-    return (_label("TARGET", "target"), _label("DEVICE", "device"), DOOR, PATH), (STATE, *FIGURES)
-
-
-def _label(title: str, name: str) -> Column:
-    return Column(title, 0, lambda row, _: str(getattr(row.opened, name)))
+ROW_STYLES: Final = {LIVE: "", GOOD: "dim", BAD: "red"}
 
 
 @dataclass(slots=True)
 class LiveTable:
     """A listener for events that shows them as a table on `console`; a context manager that owns the screen's last lines.
 
-    `next_steps` gives the lines to print once the role is ready. Events may come before and after the context; nothing waits.
+    `next_steps` gives the lines to print once the role is ready. Events may come before and after the context; nothing waits. With
+    `whole` it takes the whole screen, and what would be printed above the table stands in its last line instead. With `keys` it shows
+    which keys there are; `press` takes them, and `act` is called with what they ask of the role.
     """
 
     role: str
     next_steps: Callable[[Ready], Sequence[str]]
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     clock: Callable[[], float] = time.monotonic
+    whole: bool = False
+    keys: bool = False
+    act: Act = lambda _: None
+    view: View = field(default_factory=View)
+    totals: Totals = field(default_factory=Totals)  #: of what has ended
+    unseen: int = 0  #: open connections that no event has told of
     _rows: dict[int, Row] = field(default_factory=dict)
+    _past: deque[Row] = field(default_factory=lambda: deque(maxlen=MAX_ENDED))
+    _still: list[Row] | None = None
+    _still_at: float = 0.0
     _relays: dict[str, RelayStateChanged] = field(default_factory=dict)
     _alarms: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_ALARMS_SHOWN))
     _alarm_count: int = 0
-    _totals: Totals = field(default_factory=Totals)
     _ready: Ready | None = None
-    _live: Live | None = None
-    _drawn: list[Text] | None = None
+    _said: list[Text] = field(default_factory=list)  # what is to be printed above the table
+    _painter: Painter | None = None
+    _drawn: list[tuple[Text, Painted]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._live = Live(console=self.console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False, vertical_overflow="crop")
-        self._live.start()
+        self.resume()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._live is not None:
-            self.draw()
-            self._live.stop()
+        self.draw()
+        self.suspend()
+
+    def suspend(self) -> None:
+        """Leave the screen as it is, and to others: nothing is drawn until `resume`. Idempotent."""
+        if self._painter is not None:
+            self._write(self._painter.leave())
+            self._painter = None
+
+    def resume(self) -> None:
+        """Take the screen, anew. Idempotent."""
+        if self._painter is None:
+            self._painter = Painter(whole=self.whole)
 
     def __call__(self, event: Event) -> None:
         """Take in `event`. Notices and alarms are printed above the table at once; the rest shows at the next `draw()`."""
         match event:
             case ConnectionOpened():
                 now = self.clock()
-                self._rows[event.id] = Row(event, now, sampled_at=now)
+                sampled = event.traffic.up + event.traffic.down
+                self._rows[event.id] = Row(event, now - (event.age or 0), sampled=sampled, sampled_at=now)
             case ConnectionChanged():
                 if (row := self._rows.get(event.id)) and row.ended is None:
-                    row.state = event.state
+                    row.state, row.tunnel = event.state, event.tunnel or row.tunnel
             case ConnectionClosed():
                 self._end(event)
             case RelayStateChanged():
@@ -169,6 +121,20 @@ class LiveTable:
                 self._alarm_count += 1
                 self._say(f"ALARM: {printable(event.text, limit=1000)}", style="bold red")
 
+    def press(self, key: str) -> None:
+        """Take a key (`tuunel.keys`): it changes what is shown, or asks something of the role. Draws at once."""
+        was_frozen = self.view.frozen
+        command = self.view.press(key, self._shown())
+        if self.view.frozen and not was_frozen:
+            self._still, self._still_at = [row.still() for row in self._all_rows()], self.clock()
+        elif not self.view.frozen:
+            self._still = None
+        if self.whole:
+            self._said.clear()
+        if command is not None:
+            self.act(command)
+        self.draw()
+
     def draw(self) -> None:
         """Bring the screen up to date, if anything to be seen has changed."""
         now = self.clock()
@@ -176,42 +142,106 @@ class LiveTable:
         for row in self._rows.values():
             if row.ended is None:
                 row.sample(now)
-        lines = self.lines(self.console.width, self.console.height)
-        if self._live is not None and lines != self._drawn:
-            self._drawn = lines
-            self._live.update(Text("\n").join(lines), refresh=True)
+        if self._painter is not None:
+            columns, rows = self._size()
+            lines = self.lines(columns - 1, rows)
+            above, self._said = ([], self._said) if self.whole else (self._said, [])
+            self._write(self._painter.paint(self._painted(lines), (columns, rows), [self._coded(line) for line in above]))
 
     def lines(self, width: int, height: int) -> list[Text]:
         """The whole table as it looks now, cut to `width` cells and to less than `height` lines."""
-        now = self.clock()
+        now = self._still_at if self._still is not None else self.clock()
         head = [*self._header(), *self._alarm_lines()]
-        fits = max(0, height - len(head) - 3)  # the column titles, the line that counts what is left out, the cursor's own line
-        names, figures = columns_of(self.role)
-        body: list[Text] = []
-        if self._rows:
-            body.append(_joined(names + figures, width, lambda column: column.title, style="dim"))
-            body += [self._line(row, names, figures, width, now) for row in islice(reversed(self._rows.values()), fits)]
-        if len(self._rows) > fits:
-            body.append(Text(f"{ELLIPSIS} and {len(self._rows) - fits} more", style="dim"))
-        lines = [*head, *body]
+        rows, total = self._shown(), len(self._all_rows())
+        foot = self._footer(rows, now)
+        fits = max(0, height - len(head) - len(foot) - 3)  # the titles, the line that counts what is left out, the cursor's own line
+        names = names_of(self.role)
+        lines = [*head]
+        if total:
+            lines.append(Text(_fitted((*names, *FIGURES), _widths(names, width), lambda column: column.title), style="dim"))
+            lines += [self._line(row, names, width, now) for row in self._window(rows, fits)]
+            lines += self._left_out(len(rows), total, fits)
+        lines += foot
         for line in lines:
             line.truncate(width, overflow="ellipsis")
-        return lines
+        return lines[: max(1, height - 1)]
+
+    # rows
+
+    def _all_rows(self) -> list[Row]:
+        if self._still is not None:
+            return self._still
+        ended = self._past if self.view.shows_ended else [row for row in self._past if row.opened.id == self.view.selected]
+        return [*ended, *self._rows.values()]
+
+    def _shown(self) -> list[Row]:
+        return self.view.arrange(self._all_rows())
+
+    def _window(self, rows: list[Row], fits: int) -> list[Row]:
+        """The rows that fit, the selected one among them."""
+        at = next((place for place, row in enumerate(rows) if row.opened.id == self.view.selected), 0)
+        first = max(0, at - fits + 1)
+        return rows[first : first + fits]
+
+    @staticmethod
+    def _left_out(shown: int, total: int, fits: int) -> Iterator[Text]:
+        if shown < total:
+            hidden = f", of which {shown - fits} do not fit" if shown > fits else ""
+            yield Text(f"{ELLIPSIS} {shown} of {total} pass the filter{hidden}", style="dim")
+        elif shown > fits:
+            yield Text(f"{ELLIPSIS} and {shown - fits} more", style="dim")
 
     def _end(self, end: ConnectionClosed) -> None:
         row = self._rows.get(end.id)
         if row is None or row.ended is not None:
             return
-        row.ended, row.ended_at = end, self.clock()
-        self._totals.add(row, end)
+        row.ended, row.ended_at, row.rate = end, self.clock() - (end.age or 0), 0.0
+        self.totals.add(row.opened.traffic, end.reason)
 
     def _forget_ended(self, now: float) -> None:
         for number in [number for number, row in self._rows.items() if row.ended and now - row.ended_at >= KEEP_ENDED]:
-            del self._rows[number]
+            self._past.append(self._rows.pop(number))
+
+    # the terminal
+
+    def _size(self) -> tuple[int, int]:
+        with suppress(OSError, ValueError):  # the window as it is now, whatever the environment says of it
+            return os.get_terminal_size(self.console.file.fileno())
+        return self.console.width, self.console.height
 
     def _say(self, *lines: str, style: str = "") -> None:
-        for line in lines:  # soft wrap: a link that is copied from the screen must not hold line breaks
-            self.console.print(Text.from_ansi(line, style=style), soft_wrap=True)
+        self._said += [Text.from_ansi(line, style=style) for line in lines]
+        if self.whole:
+            del self._said[:-1]  # one line is all the room there is
+        elif self._painter is not None:
+            self.draw()
+        else:  # the screen is not ours now: below whatever stands there
+            self._write("".join(f"{self._coded(line)}\n" for line in self._said))
+            self._said.clear()
+
+    def _painted(self, lines: Sequence[Text]) -> list[Painted]:
+        kept = dict(enumerate(self._drawn))
+        self._drawn = []
+        for number, line in enumerate(lines):
+            old, painted = kept.get(number, (None, None))
+            if old is None or painted is None or (old, old.style) != (line, line.style):
+                painted = Painted(self._coded(line), line.cell_len)
+            self._drawn.append((line, painted))
+        return [painted for _, painted in self._drawn]
+
+    def _coded(self, line: Text) -> str:
+        """The line with the colours that the terminal has and the person wants (NO_COLOR)."""
+        with self.console.capture() as captured:
+            self.console.print(line, end="", soft_wrap=True)  # a link that is copied from the screen must not hold line breaks
+        return captured.get()
+
+    def _write(self, code: str) -> None:
+        if code:
+            with suppress(OSError, ValueError):  # the terminal has gone; the role has not
+                self.console.file.write(code)
+                self.console.file.flush()
+
+    # lines
 
     def _header(self) -> Iterator[Text]:
         title = Text(f"tuunel {self.role}", style="bold")
@@ -229,13 +259,14 @@ class LiveTable:
 
     def _totals_line(self) -> Text:
         live = [row for row in self._rows.values() if row.ended is None]
-        up = self._totals.up + sum(row.opened.traffic.up for row in live)
-        down = self._totals.down + sum(row.opened.traffic.down for row in live)
-        lost = self._totals.lost + sum(row.opened.traffic.lost for row in live)
-        failed = f" ({self._totals.failed} failed)" if self._totals.failed else ""
+        up = self.totals.up + sum(row.opened.traffic.up for row in live)
+        down = self.totals.down + sum(row.opened.traffic.down for row in live)
+        lost = self.totals.lost + sum(row.opened.traffic.lost for row in live)
+        failed = f" ({self.totals.failed} failed)" if self.totals.failed else ""
         losses = f"  {amount(lost)} datagrams lost" if lost else ""
         rate = amount(sum(row.rate for row in live))
-        return Text(f"{len(live)} open, {self._totals.ended} ended{failed}   up {amount(up)}  down {amount(down)}  {rate}/s{losses}")
+        count = len(live) + self.unseen
+        return Text(f"{count} open, {self.totals.ended} ended{failed}   up {amount(up)}  down {amount(down)}  {rate}/s{losses}")
 
     def _alarm_lines(self) -> Iterator[Text]:
         for alarm in self._alarms:
@@ -243,31 +274,23 @@ class LiveTable:
         if self._alarm_count > MAX_ALARMS_SHOWN:
             yield Text(f"{self._alarm_count - MAX_ALARMS_SHOWN} earlier alarms: see above", style="bold red")
 
-    def _line(self, row: Row, names: tuple[Column, ...], figures: tuple[Column, ...], width: int, now: float) -> Text:
+    def _footer(self, rows: Sequence[Row], now: float) -> list[Text]:
+        """The selected row in full, and the keys."""
+        if not self.keys:
+            return []
+        selected = [Text(described(row, now), style="bold") for row in rows if row.opened.id == self.view.selected]
+        said = [line.copy() for line in self._said] if self.whole else []
+        style = "bold" if self.view.asked or self.view.typing else "dim"
+        return [*selected, *said, Text(printable(self.view.help()), style=style)]
+
+    def _line(self, row: Row, names: tuple[Column, ...], width: int, now: float) -> Text:
+        style = "yellow" if row.mood == LIVE and row.state == "connecting" else ROW_STYLES[row.mood]
+        if row.opened.id == self.view.selected:
+            style = f"{style} reverse"
+        widths = _widths(names, width)
         if row.ended is None:
-            style = "yellow" if row.state == "connecting" else ""
-            return _joined(names + figures, width, lambda column: column.cell(row, now), style=style)
-        spread = _widths(names + figures, width)
-        named = _fitted(names, spread, lambda column: column.cell(row, now))
-        good = row.ended.reason in GOOD_ENDS
-        return Text(f"{named} {_ending(row, row.ended)}", style="dim" if good else "red")
-
-
-def condition(row: Row) -> str:
-    """A live connection's state in at most seven characters; a UDP flow that has lost datagrams at this end is `lossy`."""
-    if row.state == "connecting":
-        return "dialing"
-    return "lossy" if row.opened.traffic.lost else row.state
-
-
-def _ending(row: Row, end: ConnectionClosed) -> str:
-    traffic = row.opened.traffic
-    carried = f"{amount(traffic.up)} up, {amount(traffic.down)} down" + (f", {amount(traffic.lost)} lost" if traffic.lost else "")
-    return f"{printable(end.reason)}: {printable(end.detail) or carried}"
-
-
-def _joined(columns: Sequence[Column], width: int, cell: Callable[[Column], str], *, style: str) -> Text:
-    return Text(_fitted(columns, _widths(columns, width), cell), style=style)
+            return Text(_fitted((*names, *FIGURES), widths, lambda column: column.cell(row, now)), style=style)
+        return Text(f"{_fitted(names, widths, lambda column: column.cell(row, now))} {ending(row)}", style=style)
 
 
 def _fitted(columns: Sequence[Column], widths: Sequence[int], cell: Callable[[Column], str]) -> str:
@@ -275,8 +298,9 @@ def _fitted(columns: Sequence[Column], widths: Sequence[int], cell: Callable[[Co
     return " ".join(fit(printable(cell(column)), width, right=column.right) for column, width in cells)
 
 
-def _widths(columns: Sequence[Column], width: int) -> list[int]:
+def _widths(names: Sequence[Column], width: int) -> list[int]:
     """The columns' widths on a line of `width` cells: the first open one gets three quarters of what is left, the other one quarter."""
+    columns = (*names, *FIGURES)
     left = max(16, width - sum(column.width for column in columns) - (len(columns) - 1))
     shares = iter((left - left // 4, left // 4))
     return [column.width or next(shares) for column in columns]
@@ -292,32 +316,3 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
     while cell_len(tail) > tail_width:
         tail = tail[1:]
     return set_cell_size(set_cell_size(text, width - 1 - tail_width) + ELLIPSIS + tail, width)
-
-
-def amount(count: float) -> str:
-    """A number of bytes in at most four characters and a decimal unit: 999, 1.2K, 64M."""
-    for unit in ("", "K", "M", "G", "T"):
-        if count < 9.95 and unit:
-            return f"{count:.1f}{unit}"
-        if count < 999.5:
-            return f"{count:.0f}{unit}"
-        count /= 1000
-    return f"{count:.0f}P"
-
-
-def round_trip(seconds: float | None) -> str:
-    """A round-trip time in at most five characters."""
-    if seconds is None:
-        return "-"
-    milliseconds = seconds * 1000
-    if milliseconds < 9.95:
-        return f"{milliseconds:.1f}ms"
-    return f"{milliseconds:.0f}ms" if milliseconds < 999.5 else f"{seconds:.1f}s"
-
-
-def age(seconds: float) -> str:
-    """A duration in at most four characters, in its largest whole unit."""
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)}{unit}"
-    return f"{int(max(0, seconds))}s"

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     UNSUPPORTED = "UNSUPPORTED"
     LIMIT = "LIMIT"
     SHUTDOWN = "SHUTDOWN"
+    KILLED = "KILLED"
     # the way to the agent
     PEER_UNAVAILABLE = "PEER_UNAVAILABLE"
     OPEN_TIMEOUT = "OPEN_TIMEOUT"
@@ -147,6 +148,11 @@ ANSWERS: Final[dict[Reason, Answer]] = {
         1, 503, "destination_unavailable", 27,
         "the other side is shutting down",
         "try again in a moment",
+    ),
+    Reason.KILLED: Answer(
+        1, 503, "connection_terminated", 28,
+        "a person has ended this connection",
+        "ask whoever watches the proxy, the device or the relay; nothing is in the way of a new one",
     ),
     Reason.PEER_UNAVAILABLE: Answer(
         4, 504, "destination_unavailable", 30,

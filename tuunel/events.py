@@ -1,17 +1,20 @@
 """Frozen facts that roles emit and that the display and the journal show: the only way news flows out of a role.
 
+What flows back is a `Command`: a person at the display wants something of the role.
+
 A role calls `emit(event)`; it never waits for it and never learns who listens. Byte counts change too often for events:
 `ConnectionOpened.traffic` is a live counter that a listener may read whenever it likes.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 MAX_SHOWN_TEXT = 200  #: characters of one piece of untrusted text on a person's screen: a line or two, never a screenful
 
 RelayCondition = Literal["connecting", "online", "offline"]
 ConnectionState = Literal["connecting", "open", "standby", "closing"]
+GOOD_ENDS: Final = frozenset({"done", "reset", "KILLED"})  #: reasons of an end that nobody need look into
 
 
 class Traffic:
@@ -28,6 +31,25 @@ class Traffic:
         self.down = 0
         self.lost = 0
         self.rtt: float | None = None
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the connections that have ended come to. `failed` are those whose end is none of GOOD_ENDS."""
+
+    ended: int = 0
+    failed: int = 0
+    up: int = 0
+    down: int = 0
+    lost: int = 0
+
+    def add(self, traffic: Traffic, reason: str) -> None:
+        """Count a connection that has ended."""
+        self.ended += 1
+        self.failed += reason not in GOOD_ENDS
+        self.up += traffic.up
+        self.down += traffic.down
+        self.lost += traffic.lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +81,10 @@ class RelayStateChanged:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOpened:
-    """A connection appeared (state `connecting`). `id` is unique in this process. Labels are untrusted text."""
+    """A connection appeared (state `connecting`). `id` is unique in this process. Labels are untrusted text.
+
+    `age` is given when it is told late, to one who has just begun to watch: the seconds that it has lived.
+    """
 
     id: int
     target: str
@@ -67,6 +92,7 @@ class ConnectionOpened:
     door: str
     path: str
     traffic: Traffic = field(compare=False)
+    age: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +106,12 @@ class ConnectionChanged:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClosed:
-    """The connection ended. `reason` is "done", "reset" or the name of a Reason; `detail` is for a person."""
+    """The connection ended. `reason` is "done", "reset" or the name of a Reason; `detail` is for a person; `age` as in ConnectionOpened."""
 
     id: int
     reason: str
     detail: str = ""
+    age: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +143,22 @@ Emit = Callable[[Event], None]
 #: What a role counts beside its connections, at one moment: a number for each metric's name without `tuunel_`, or one for each value of
 #: the metric's label. docs/reference/metrics.md lists them.
 Measures = Mapping[str, float | Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A person wants the connection with this number to end."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A person has seen enough, where the display is a command of its own."""
+
+
+Command = Kill | Leave
+Act = Callable[[Command], None]
 
 
 def printable(text: str, limit: int = MAX_SHOWN_TEXT) -> str:

@@ -5,7 +5,7 @@ Source: docs/spec/forward.md.
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from tuunel.hostguard import HostGuard, refusal
 from tuunel.listen import address_of, close_listener, drop_waiting, open_listeners, open_unix_listener, serve
 from tuunel.listeners import SUFFIX, Announcement
 from tuunel.outbound import Outbound, dial_for_client, pipe
+from tuunel.oversight import Oversight
 from tuunel.rawstream import RawStream
 from tuunel.reach import Reach
 from tuunel.routing import ThroughDevice, resolve_name
@@ -81,6 +82,10 @@ class Forward:
     async def reload(self) -> None:
         """Read the book of devices, as every connection does: StateError when it is unusable."""
         self._reach.devices.devices()
+
+    def kill(self, number: int) -> None:
+        """End a connection because a person wants it. UsageError when there is none of this number."""
+        self._reach.ledger.kill(number)
 
     async def _serve(self) -> None:
         async with anyio.create_task_group() as clients:
@@ -196,10 +201,11 @@ class Forward:
         closing.callback(lock_of(self._home.socket(self._name)).unlink, missing_ok=True)
 
     async def _serve_socket(self, *, task_status: TaskStatus[None]) -> None:
-        await control.serve(self._home.socket(self._name), {"status": self._status}, task_status=task_status)
+        handlers = Oversight("forward", self._reach.ledger, self._facts).handlers
+        await control.serve(self._home.socket(self._name), handlers, task_status=task_status)
 
-    async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return {"role": "forward", "forwards": self._places, **self._reach.status()}
+    def _facts(self) -> dict[str, Any]:
+        return {"listen": [place["listen"] for place in self._places], "forwards": self._places, **self._reach.facts()}
 
 
 async def _read_at_hand(stream: RawStream) -> bytes:

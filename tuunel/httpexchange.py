@@ -55,9 +55,9 @@ class HttpExchanges:
             exchange = _Exchange(self._client, self._door, self._origin, self._buffers)
             try:
                 return await self._carry(exchange, forward)
-            except Failure:
+            except Failure as failure:
                 # RFC 9112 section 9.3.1: the server may have closed the idle connection just as the request went out
-                if exchange.answered or not forward.repeatable:
+                if exchange.answered or not forward.repeatable or failure.reason is Reason.KILLED:
                     raise
         outbound, ahead = await dial_for_client(self._dial, forward.request, self._client)
         if ahead:
@@ -159,6 +159,8 @@ class _Exchange:
             raise ConnectionResetError("the exchange was cut") from error
         if isinstance(error, Failure):
             raise error
+        if error and self.origin.outbound.killed():
+            raise Failure(Reason.KILLED) from error
         if error:
             raise Failure(Reason.BAD_RESPONSE, detail=str(error)) from error
 

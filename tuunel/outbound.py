@@ -27,7 +27,7 @@ class Outbound:
 
     The door owns it from here on: it counts all bytes (also the request's early ones) in `traffic`, closes or resets `conduit`, and calls
     `ended` once with "done", "reset" or the name of a Reason. `bound` is the address the target sees, if known; `connection` the number
-    that the proxy's events use.
+    that the proxy's events use; `killed` tells whether a person has ended it, at this end or the other one.
     """
 
     conduit: Conduit
@@ -35,6 +35,7 @@ class Outbound:
     ended: Callable[[str], None]
     bound: HostPort | None = None
     connection: int = 0
+    killed: Callable[[], bool] = lambda: False
 
     async def send(self, buffers: BufferPool, data: bytes) -> None:
         """Write and count bytes of the client."""

@@ -5,11 +5,13 @@ Source: docs/spec/tunnel.md (opening a tunnel, standby).
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
+from weakref import WeakKeyDictionary
 
 import anyio
 
@@ -79,6 +81,7 @@ class TunnelPool:
         self._standbys: dict[DeviceID, _Standbys] = {}
         self._rtt: dict[DeviceID, float] = {}
         self._live: set[RecordStream] = set()
+        self._leads_to: WeakKeyDictionary[RecordStream, Device] = WeakKeyDictionary()
         self._over = False
 
     @property
@@ -109,6 +112,10 @@ class TunnelPool:
             "proxy_standby_tunnels": sum(len(standbys.waiting) for standbys in self._standbys.values()),
             "proxy_dial_connections": sum(len(dials) for dials in self._dials.values()),
         }
+
+    def reached(self) -> Counter[Device]:
+        """The devices that have proved to be there, and how many tunnels lead to each, those that wait for use included."""
+        return Counter(self._leads_to[tunnel] for tunnel in self._live if not tunnel.closed)
 
     def dial_pool(self, relay: KnownRelay) -> DialPool:
         """The connections that wait at `relay`; made at the first call, filled by use or `fill`."""
@@ -192,6 +199,7 @@ class TunnelPool:
             raise
         tunnel = await initiate(stream, initiator, self._buffers, target=request, early=early, answer_within=self._patience(device.id))
         self._live.add(tunnel.records)
+        self._leads_to[tunnel.records] = device
         if tunnel.rtt is not None:
             self._rtt[device.id] = tunnel.rtt
         return tunnel

@@ -24,6 +24,7 @@ from tuunel.frontdoor import Credentials, Request
 from tuunel.listen import address_of, drop_waiting, open_listeners, serve
 from tuunel.listeners import Announcement
 from tuunel.outbound import Outbound
+from tuunel.oversight import Oversight
 from tuunel.pac import write_pac
 from tuunel.rawstream import RawStream
 from tuunel.reach import Reach
@@ -104,6 +105,10 @@ class Proxy:
         for sentence in self._routing.unusable():
             self._emit(Notice(sentence))
 
+    def kill(self, number: int) -> None:
+        """End a connection because a person wants it. UsageError when there is none of this number."""
+        self._reach.ledger.kill(number)
+
     async def _serve_doors(self, clients: TaskGroup) -> None:
         with ExitStack() as closing:
             listeners = await open_listeners(self._listen)
@@ -155,7 +160,7 @@ class Proxy:
 
     async def _dial_directly(self, request: Request) -> Outbound:
         entry = self._reach.ledger.open(str(request.target), device="", door=request.door, path="direct")
-        with entry.failing():
+        with entry.failing(), entry.killable():
             stream = await dial(request.target, allow=self._allow(request.target, local=request.local), speaker=Speaker.LOCAL)
             try:
                 await stream.send_all(request.early)
@@ -163,7 +168,8 @@ class Proxy:
                 stream.reset()
                 raise
         entry.connected()
-        return Outbound(stream, entry.traffic, entry.end, stream.local, entry.number)
+        entry.cut_by(stream.reset)
+        return Outbound(stream, entry.traffic, entry.end, stream.local, entry.number, lambda: entry.killed)
 
     def _associate(self, *, door: str, local: bool, deliver: Callable[[Hashable, bytes], bool]) -> Association:
         def route(target: HostPort) -> ThroughDevice | Rule:
@@ -188,7 +194,7 @@ class Proxy:
         return write_pac(HostPort(LOOPBACK_OF.get(loopback.host, loopback.host), loopback.port), patterns, networks)
 
     async def _serve_socket(self, *, task_status: TaskStatus[None]) -> None:
-        handlers = {"outcome": self._outcome, "route": self._route, "status": self._status}
+        handlers = {"outcome": self._outcome, "route": self._route, **Oversight("proxy", self._reach.ledger, self._facts).handlers}
         await control.serve(self._home.socket("proxy"), handlers, other=self._serve_own_client, task_status=task_status)
 
     async def _outcome(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,9 +214,9 @@ class Proxy:
         device = {"name": through.device.name, "device_id": str(through.device.id), "host": through.host}
         return {"way": "device", **device, "route": str(route) if route else None}
 
-    async def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
         listen = [str(address) for address in self._addresses]
-        return {"role": "proxy", "listen": listen, "associations": len(self._udp), "dropped": self._udp.dropped, **self._reach.status()}
+        return {"listen": listen, "associations": len(self._udp), "dropped": self._udp.dropped, **self._reach.facts()}
 
 
 async def _refuse(request: Request) -> Outbound:

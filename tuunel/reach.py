@@ -5,6 +5,7 @@ Source: docs/spec/tunnel.md.
 
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -15,10 +16,10 @@ from tuunel.association import Association, Route
 from tuunel.buffers import BufferPool
 from tuunel.devices import Devices, KnownRelay
 from tuunel.e2e.wire import Command
-from tuunel.errors import Failure
+from tuunel.errors import Failure, Reason
 from tuunel.events import Emit
 from tuunel.identity import IdentityKey
-from tuunel.ledger import Ledger
+from tuunel.ledger import Entry, Ledger
 from tuunel.outbound import Outbound
 from tuunel.pool import TunnelPool
 from tuunel.relay.client import HopConnection
@@ -26,6 +27,7 @@ from tuunel.relay.presence import Presence
 from tuunel.relay.wire import Demand, Message
 from tuunel.routing import ThroughDevice
 from tuunel.settings import Home
+from tuunel.tunnel import Tunnel
 
 WARM: Final = 2  #: DIAL connections that wait at each relay
 RELAY_RETRY: Final = 30.0  #: seconds until a relay that refused this machine for good is tried again
@@ -68,11 +70,13 @@ class Reach:
         entry = self.ledger.open(shown, device=through.device.name, door=door, path="relay")
         for relay in through.device.relays:
             self.be_present(relay)
-        with entry.failing():
+        with entry.failing(), entry.killable():
             tunnel, bound = await self.tunnels.connect(through.device, HostPort(through.host, port), early, command)
         entry.traffic.rtt = tunnel.rtt
         entry.connected(tunnel.id)
-        return Outbound(tunnel, entry.traffic, entry.end, bound, entry.number)
+        entry.cut_by(partial(tunnel.reset, Reason.KILLED))
+        killed = partial(_is_killed, entry, tunnel)
+        return Outbound(tunnel, entry.traffic, partial(_end, entry, tunnel), bound, entry.number, killed)
 
     def associate(self, route: Route, *, door: str, deliver: Callable[[Hashable, bytes], bool]) -> Association:
         """A way for one client's datagrams: `route` says where each target is, see `Association`."""
@@ -101,13 +105,24 @@ class Reach:
         self._presences[relay.id] = presence
         self._tasks.start_soon(_stay, presence)
 
-    def status(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What a role's `status` command says of this."""
         return {
             "device_id": str(self.identity.device_id),
-            "relays": [{"relay": str(each.relay.address), "online": each.online, "rtt": each.rtt} for each in self._presences.values()],
-            "connections": len(self.ledger),
+            "relays": [presence.document() for presence in self._presences.values()],
+            "devices": [
+                {"name": device.name, "device_id": str(device.id), "tunnels": tunnels} for device, tunnels in self.tunnels.reached().items()
+            ],
         }
+
+
+def _is_killed(entry: Entry, tunnel: Tunnel) -> bool:
+    return entry.killed or tunnel.cut_for is Reason.KILLED
+
+
+def _end(entry: Entry, tunnel: Tunnel, reason: str) -> None:
+    """End the entry as its front door says, and where the tunnel was cut as its other end says."""
+    entry.end(str(tunnel.cut_for or reason) if reason == "reset" else reason, tunnel.cut_reason if reason != "done" else "")
 
 
 async def _stay(presence: Presence) -> None:

@@ -40,6 +40,7 @@ class RecordStream:
         self.stream = stream
         self.rtt: float | None = None
         self.cut_reason = ""  #: why the tunnel was cut, "" while it was not
+        self.cut_for: Reason | None = None  #: the reason that the other end gave for it, if it gave one
         self.heard = self.opened = time.monotonic()  #: when the last record came; when the tunnel was opened
         self._writer = RecordWriter(stream, sealer, buffers, self._check_whole)
         self._opener = opener
@@ -192,7 +193,7 @@ class RecordStream:
             case RecordType.PAD | RecordType.KEY_UPDATE:
                 pass
             case RecordType.RESET:
-                reason = self.decode(Reset.decode, body).reason
+                reason = self.cut_for = self.decode(Reset.decode, body).reason
                 self._cut(f"the other end reset it{f' ({reason})' if reason else ''}")
             case _:
                 self._cut(f"{kind.name} came out of turn")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import anyio
@@ -63,6 +63,7 @@ class ReverseTunnels:
         emit: Emit,
     ) -> None:
         self.live: set[RecordStream] = set()
+        self.ledger = Ledger(emit)
         self._identity = identity
         self._grants = grants
         self._label = label
@@ -79,7 +80,6 @@ class ReverseTunnels:
         self._shares: WeakValueDictionary[DeviceID, FlowShare] = WeakValueDictionary()
         self._draining = False
         self._alarmed = float("-inf")
-        self._ledger = Ledger(emit)
 
     async def serve(self, stream: RawStream, first: bytes, paired: PairedAgent, secrets: OfferSecrets) -> None:
         """Serve one tunnel from INIT to its end. Owns `stream`, of which `first` was read already. Raises nothing but cancellation."""
@@ -160,6 +160,11 @@ class ReverseTunnels:
             tunnel.reset(Reason.POLICY_REVOKED)
         return sum(tunnel not in self._idle for tunnel in tunnels)
 
+    def clients(self) -> list[dict[str, Any]]:
+        """The clients that have tunnels here now, as the control socket shows them."""
+        numbers = Counter(self._clients.values())
+        return [{"name": self._name(device), "device_id": str(device), "tunnels": number} for device, number in numbers.items()]
+
     def drop_idle(self) -> None:
         """Cut the tunnels that carry nothing, and those that carry flows when the last of these has ended; take no more of either."""
         self._draining = True
@@ -215,7 +220,10 @@ class ReverseTunnels:
         entry = self._announce(device, _shown(target))
         with entry.failing():
             end = await self._carry(tunnel, device, target, entry)
-        entry.end(end, "" if end == PumpEnd.DONE else tunnel.cut_reason)
+        if end == PumpEnd.DONE:
+            entry.end(end)
+        else:
+            entry.end(str(tunnel.cut_for or end), tunnel.cut_reason)
 
     async def _serve_flows(self, tunnel: Tunnel, device: DeviceID) -> None:
         try:
@@ -258,13 +266,15 @@ class ReverseTunnels:
 
     async def _carry(self, tunnel: Tunnel, device: DeviceID, target: Target, entry: Entry) -> str:
         try:
-            stream = await self._dial_beside(tunnel, device, target)
+            with entry.killable():
+                stream = await self._dial_beside(tunnel, device, target)
         except Failure as failure:
             await self._refuse(tunnel, failure)
             raise
         try:
             await tunnel.answer_connected(UNNAMED if stream.is_unix else stream.local)
             entry.connected(tunnel.id)
+            entry.cut_by(partial(tunnel.reset, Reason.KILLED))
         except BaseException:
             stream.reset()
             raise
@@ -343,7 +353,7 @@ class ReverseTunnels:
         await tunnel.stream.aclose()
 
     def _announce(self, device: DeviceID, place: str) -> Entry:
-        return self._ledger.open(place, device=self._name(device), door="tunnel", path="relay")
+        return self.ledger.open(place, device=self._name(device), door="tunnel", path="relay")
 
     def _name(self, device: DeviceID) -> str:
         try:

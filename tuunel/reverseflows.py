@@ -145,8 +145,8 @@ class ReverseFlows:
             match self._flows.receive(*record):
                 case FlowData(flow, payload):
                     self._carriers[flow].send(payload)
-                case FlowEnded(flow):
-                    self._take_out(flow).end("done")
+                case FlowEnded(flow, reason):
+                    self._take_out(flow).end(str(reason or "done"))
                     self._carries(len(self._carriers))
                 case FlowRequested(flow, target):
                     self._open(flow, target, tasks)
@@ -177,6 +177,7 @@ class ReverseFlows:
         carrier = self._carriers[flow] = _Carrier(flow, entry)
         deliver = partial(self._deliver, carrier)
         carrier.target = TargetFlow(target, rule=rule, speaker=Speaker.AGENT, deliver=deliver, dropped=carrier.lost_up)
+        entry.cut_by(partial(self._close, carrier, Reason.KILLED))
         self._carries(len(self._carriers))
         if by_name:
             self._share.looking_up.add(carrier)

@@ -63,6 +63,11 @@ class Tunnel:
         return self.records.cut_reason
 
     @property
+    def cut_for(self) -> Reason | None:
+        """The reason that the other end gave for cutting it, if it did."""
+        return self.records.cut_for
+
+    @property
     def stream(self) -> RawStream:
         """The connection to the relay."""
         return self.records.stream

@@ -43,6 +43,7 @@ AGENT_FAMILY = {
     Reason.LIMIT,
     Reason.SHUTDOWN,
     Reason.INTERNAL,
+    Reason.KILLED,
 }
 LAYOUTS = (Offer, Init, Accept, Target, Connected, Error, Reset, Measure, RelayRtt, Taken)
 Layout = Offer | Init | Accept | Target | Connected | Error | Reset | Measure | RelayRtt | Taken

@@ -293,6 +293,6 @@ async def _write(sink: WireStream, unsent: bytearray, pipe: Pipe) -> None:
     while unsent:
         sent = sink.send_now(unsent)
         del unsent[:sent]
-        pipe.traffic.up += sent
+        pipe.entry.traffic.up += sent
         if unsent:
             await sink.wait_writable()

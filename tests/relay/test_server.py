@@ -358,7 +358,7 @@ async def test_a_forward_proxy_that_goes_while_it_waits_takes_no_connection(rela
     await control.receive(Demand)
     gone.close()
     with anyio.fail_after(PATIENCE):
-        while (await relay.ask("status"))["connections"] > 1:
+        while (await relay.ask("status"))["hops"] > 1:
             await anyio.lowlevel.checkpoint()
     ready = await agent.ready()
     dial = await forward.dial(make_open(agent.id))
@@ -402,7 +402,7 @@ async def test_an_open_that_is_cut_in_the_very_act_leaves_no_connection_behind(r
     assert await dial.is_closed()
     assert await taken.is_closed()
     await control.synchronise()
-    assert (await relay.ask("status"))["connections"] == 1
+    assert (await relay.ask("status"))["hops"] == 1
 
 
 async def test_ready_connections_die_with_their_control_and_pipes_do_not(relay: Relay) -> None:
@@ -773,8 +773,14 @@ async def test_status_shows_tunnels_and_nothing_of_what_they_carry(relay: Relay)
     agent, _ = await relay.agent(forward)
     dial, piped = await pair(forward, agent)
     assert await exchanged(dial, piped)
-    (tunnel,) = (await relay.ask("status"))["tunnels"]
-    assert (tunnel["from"], tunnel["to"]) == (str(forward.id), str(agent.id))
+    (tunnel,) = (await relay.ask("connections"))["connections"]
+    assert (tunnel["device"], tunnel["target"]) == (str(forward.id), str(agent.id))
+    status = await relay.ask("status")
+    assert {(each["device_id"], each["tunnels"], each["agent"]) for each in status["devices"]} == {
+        (str(forward.id), 1, False),
+        (str(agent.id), 1, True),
+    }
+    assert status["connections"]["open"] == 1
 
 
 async def test_one_device_cannot_use_up_the_relay(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -876,5 +882,5 @@ async def test_many_opens_at_once_are_all_served_by_an_agent_that_follows_demand
             for _ in range(pairs):
                 tasks.start_soon(open_one)
                 tasks.start_soon(serve_one)
-    assert len((await relay.ask("status"))["tunnels"]) == pairs
+    assert (await relay.ask("status"))["connections"]["open"] == pairs
     await control.synchronise()

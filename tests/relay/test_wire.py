@@ -117,7 +117,7 @@ def test_a_device_id_or_an_error_code_that_stands_for_nothing_is_a_protocol_erro
 
 
 def test_the_relays_codes_are_these_for_ever() -> None:
-    assert [HOP_REASONS[code].value for code in range(1, 14)] == [
+    assert [HOP_REASONS[code].value for code in range(1, 15)] == [
         "PROTOCOL",
         "VERSION",
         "AUTH_FAILED",
@@ -131,6 +131,7 @@ def test_the_relays_codes_are_these_for_ever() -> None:
         "SHUTDOWN",
         "DUPLICATE_DEVICE",
         "INTERNAL",
+        "KILLED",
     ]
     assert {reason: code for code, reason in HOP_REASONS.items()} == HOP_CODES
     assert HOP_CODES.keys() <= ANSWERS.keys()
@@ -141,7 +142,7 @@ def test_the_relay_says_nothing_else() -> None:
         if reason not in HOP_CODES:
             with pytest.raises(LocalProtocolError):
                 HopError(reason).encode()
-    for code in (0, 14, 255):
+    for code in (0, 15, 255):
         with pytest.raises(RemoteProtocolError):
             HopError.decode(bytes([code]) + bytes(5))
 

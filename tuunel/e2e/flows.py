@@ -180,9 +180,9 @@ class ForwardFlows(_Flows):
         self.outbox.control(flow, RecordType.FLOW_OPEN, body)
         return flow
 
-    def close(self, flow: int) -> None:
+    def close(self, flow: int, reason: Reason | None = None) -> None:
         """End a flow: what is queued is still sent, what comes is dropped. Does nothing to a flow that is over."""
-        self._close(flow, None, "")
+        self._close(flow, reason, "")
 
     def receive(self, kind: RecordType, body: bytes) -> FlowReady | FlowEnded | FlowData | None:
         """Take a flow record of the agent; None when it means nothing to the caller. RemoteProtocolError: cut the tunnel."""

@@ -47,6 +47,7 @@ REASON_CODES: Final[Mapping[Reason, int]] = MappingProxyType(
         Reason.LIMIT: 0x20,
         Reason.SHUTDOWN: 0x21,
         Reason.INTERNAL: 0x22,
+        Reason.KILLED: 0x23,
     }
 )
 _REASONS: Final[Mapping[int, Reason]] = MappingProxyType({code: reason for reason, code in REASON_CODES.items()})

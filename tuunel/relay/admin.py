@@ -1,6 +1,7 @@
 """What the operator may ask a running relay: link, devices, revoke, status. docs/reference/control-socket.md, docs/spec/relay.md."""
 
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from tuunel.errors import Reason, UsageError
 from tuunel.events import DeviceSeen
 from tuunel.identity import DeviceID
 from tuunel.links import SECRET_LENGTH, RelayLink
+from tuunel.oversight import Oversight
 from tuunel.relay.store import StoredDevice
 from tuunel.relay.switchboard import Switchboard
 from tuunel.relay.wire import token_hash
@@ -34,7 +36,8 @@ class Admin:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """The commands by name."""
-        return {"link": self._link, "devices": self._devices, "revoke": self._revoke, "status": self._status}
+        oversight = Oversight("relay", self._switchboard.ledger, self._facts).handlers
+        return {"link": self._link, "devices": self._devices, "revoke": self._revoke, **oversight}
 
     async def make_link(self, uses: int = 1, lifetime: int = LINK_LIFETIME) -> RelayLink:
         """Mint an enrolment token of the operator's, and the link that carries it. The relay keeps only the token's hash."""
@@ -71,25 +74,24 @@ class Admin:
         self._switchboard.emit(DeviceSeen(str(device), "banned"))
         return {"revoked": str(device), "cut": cut}
 
-    async def _status(self, _: Request) -> Document:
+    def _facts(self) -> Document:
         registry = self._switchboard.registry
         return {
-            "role": "relay",
-            "listen": str(self.listen),
+            "listen": [str(self.listen)],
             "address": str(self.address),
-            "connections": len(registry),
-            "controls": len(registry.controls()),
-            "tunnels": [
-                {
-                    "tunnel": pipe.tunnel,
-                    "from": str(pipe.forward.device),
-                    "to": str(pipe.agent.device),
-                    "up": pipe.traffic.up,
-                    "down": pipe.traffic.down,
-                }
-                for pipe in self._switchboard.pipes
+            "devices": [
+                {"name": "", "device_id": str(device), "tunnels": tunnels, "agent": registry.agent_online(device)}
+                for device, tunnels in self._tunnels_of_devices().items()
             ],
+            "hops": len(registry),
         }
+
+    def _tunnels_of_devices(self) -> Counter[DeviceID]:
+        """The devices that are online, and how many tunnels each has; the names of devices are not the relay's to know."""
+        numbers = Counter({control.device: 0 for control in self._switchboard.registry.controls()})
+        for pipe in self._switchboard.pipes:
+            numbers.update({pipe.forward.device, pipe.agent.device})
+        return numbers
 
 
 def _number(request: Request, name: str, default: int, ceiling: int) -> int:

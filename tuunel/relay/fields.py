@@ -292,6 +292,7 @@ HOP_CODES: Final[dict[Reason, int]] = {
     Reason.SHUTDOWN: 11,
     Reason.DUPLICATE_DEVICE: 12,
     Reason.INTERNAL: 13,
+    Reason.KILLED: 14,
 }
 HOP_REASONS: Final = {code: reason for reason, code in HOP_CODES.items()}
 

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
@@ -56,6 +56,7 @@ class Presence:
         self.relay = relay
         self.online = False
         self.rtt: float | None = None
+        self._told: tuple[RelayCondition, str] = ("connecting", "")
         self._identity = identity
         self._params = params
         self._register = register
@@ -197,5 +198,11 @@ class Presence:
         self._noticed, self._unnoticed = now, 0
         self._emit(Notice(f"{self.relay.address}: {notice.reason} {notice.detail}{before}"))
 
+    def document(self) -> dict[str, Any]:
+        """How this machine stands with the relay, as the control socket shows it."""
+        state, detail = self._told
+        return {"relay": str(self.relay.address), "state": state, "detail": detail, "rtt": self.rtt if state == "online" else None}
+
     def _tell(self, state: RelayCondition, detail: str = "") -> None:
+        self._told = state, detail
         self._emit(RelayStateChanged(str(self.relay.address), state, detail, self.rtt if state == "online" else None))

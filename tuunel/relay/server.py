@@ -84,6 +84,10 @@ class RelayServer:
         """Take in nobody any more and tell every device; `run` returns when the tunnels under way have ended."""
         self._stopping.set()
 
+    def kill(self, number: int) -> None:
+        """End a tunnel because a person wants it. UsageError when there is none of this number."""
+        self._switchboard.ledger.kill(number)
+
     async def run(self) -> None:
         """Serve until `stop` and the end of the last tunnel, or until cancelled. At start: StateError, ListenError."""
         raise_limit()

@@ -4,12 +4,13 @@ Nothing here waits for a device: messages are posted, connections are cut. Sourc
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
+from functools import partial
 
 from tuunel.errors import Failure, Reason, Speaker
-from tuunel.events import ConnectionClosed, DeviceSeen, Emit, Traffic
+from tuunel.events import DeviceSeen, Emit
 from tuunel.identity import DeviceID
+from tuunel.ledger import Entry, Ledger
 from tuunel.relay.connection import ControlConnection, DeviceConnection, DialConnection, ReadyConnection
 from tuunel.relay.registry import Registry
 from tuunel.relay.store import Store, StoredDevice
@@ -20,11 +21,10 @@ from tuunel.relay.wire import Demand, Notice
 class Pipe:
     """Two connections that the relay has joined."""
 
-    number: int
     tunnel: str
     forward: DialConnection
     agent: ReadyConnection
-    traffic: Traffic = field(default_factory=Traffic)
+    entry: Entry
 
 
 class Switchboard:
@@ -36,7 +36,7 @@ class Switchboard:
         self.emit = emit
         self.closing = False  #: no new tunnel, no new presence
         self.pipes: set[Pipe] = set()
-        self._numbers = count(1)
+        self.ledger = Ledger(emit)
 
     async def find_device(self, device: DeviceID) -> StoredDevice:
         """Look up a device that may be here. Raises DEVICE_UNKNOWN or DEVICE_BANNED."""
@@ -95,9 +95,18 @@ class Switchboard:
 
     def new_pipe(self, tunnel: str, forward: DialConnection, agent: ReadyConnection) -> Pipe:
         """Enter a pipe into the books."""
-        pipe = Pipe(next(self._numbers), tunnel, forward, agent)
+        entry = self.ledger.open(str(agent.device), device=str(forward.device), door="relay", path="relay")
+        pipe = Pipe(tunnel, forward, agent, entry)
         self.pipes.add(pipe)
+        entry.connected(tunnel)
+        entry.cut_by(partial(self._cut_pipe, pipe))
         return pipe
+
+    @staticmethod
+    def _cut_pipe(pipe: Pipe) -> None:
+        """End a pipe because a person wants it: both ends are told so."""
+        for connection in (pipe.forward, pipe.agent):
+            connection.cut(Failure(Reason.KILLED, Speaker.RELAY))
 
     def end_pipe(self, pipe: Pipe, end: str) -> None:
         """Strike a pipe out, and where the relay itself ended it, tell both ends why on their control connections.
@@ -110,7 +119,7 @@ class Switchboard:
             end = failure.reason.value
             for connection in (pipe.forward, pipe.agent):
                 self._tell_end(connection, pipe.tunnel)
-        self.emit(ConnectionClosed(pipe.number, end, failure.detail if failure else ""))
+        pipe.entry.end(end, failure.detail if failure else "")
 
     def _tell_end(self, connection: DeviceConnection, tunnel: str) -> None:
         control = self.registry.control_of(connection.device, connection.instance)

@@ -11,7 +11,6 @@ from typing import Final
 import anyio
 
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
-from tuunel.events import ConnectionChanged, ConnectionOpened
 from tuunel.pump import PumpEnd
 from tuunel.rawstream import RawStream
 from tuunel.relay.connection import LOST, DialConnection, ReadyConnection
@@ -112,9 +111,6 @@ class Tunnels:
 
     async def _join(self, dial: DialConnection, ready: ReadyConnection, tunnel: str) -> None:
         pipe = self._switchboard.new_pipe(tunnel, dial, ready)
-        emit = self._switchboard.emit
-        emit(ConnectionOpened(pipe.number, str(ready.device), str(dial.device), "relay", "relay", pipe.traffic))
-        emit(ConnectionChanged(pipe.number, "open", tunnel))
         end = PumpEnd.RESET
         try:
             end = await self._carry(pipe)
@@ -135,7 +131,7 @@ class Tunnels:
             ready.stream,
             first_to_b=dial.trailing_data + unsent,
             first_to_a=ready.trailing_data,
-            traffic=pipe.traffic,
+            traffic=pipe.entry.traffic,
             pipes=self._pipes,
         )
 
@@ -193,7 +189,7 @@ async def _write(sink: RawStream, unsent: bytearray, pipe: Pipe) -> None:
             await sink.wait_writable()
             continue
         del unsent[:sent]
-        pipe.traffic.up += sent
+        pipe.entry.traffic.up += sent
 
 
 def _error(failure: Failure) -> HopError:
