@@ -28,7 +28,7 @@ def nothing_there() -> System:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    return System(HostPort("127.0.0.1", port), HostPort("home.tuunel", 80), Path("/nowhere"), "", "hello")
+    return System(HostPort("127.0.0.1", port), HostPort("home.tuunel", 80), Path("/nowhere"), "", "hello", lambda _: None)
 
 
 @pytest.mark.anyio

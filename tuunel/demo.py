@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol
@@ -50,6 +50,7 @@ class System:
     laptop: Path
     device_id: str
     greeting: str
+    kill: Callable[[int], None] = field(repr=False)  #: ends a connection of the proxy: `Proxy.kill`
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Demo:
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self._stopped = anyio.Event()
+        self._system: System | None = None
 
     async def run(self) -> None:
         """Serve until `stop()` or cancellation. Nothing is left on disk afterwards."""
@@ -89,11 +91,17 @@ class Demo:
             self._emit(Ready("demo", listen=str(system.proxy), device_id=system.device_id))
             for line in what_to_open(system):
                 self._emit(Notice(line))
+            self._system = system
             await self._stopped.wait()
 
     def stop(self) -> None:
         """End every part; `run()` returns when their connections have finished."""
         self._stopped.set()
+
+    def kill(self, number: int) -> None:
+        """End a connection of the proxy because a person wants it. UsageError when there is none of this number."""
+        if self._system is not None:
+            self._system.kill(number)
 
 
 def what_to_open(system: System) -> list[str]:
@@ -145,11 +153,15 @@ class Parts:
         link = parse_link(relay.link or "")
         agent = await self._ready(lambda emit: Agent(agent_home, link=link, allow=(), admit_enrolled=False, emit=emit), self._alarms)
         await pair(laptop, parse_invite(agent.invite or ""), NAME)
-        proxy = await self._ready(
-            lambda emit: Proxy(laptop, listen=anywhere, other="direct", routes=(), credentials=None, emit=emit), self._all_but_ready
-        )
+        proxies: list[Proxy] = []
+
+        def build_proxy(emit: Emit) -> Proxy:
+            proxies.append(Proxy(laptop, listen=anywhere, other="direct", routes=(), credentials=None, emit=emit))
+            return proxies[0]
+
+        proxy = await self._ready(build_proxy, self._all_but_ready)
         listen = HostPort.parse(proxy.listen or "")
-        return System(listen, HostPort(f"{NAME}.tuunel", site_port), laptop.root, agent.device_id or "", greeting)
+        return System(listen, HostPort(f"{NAME}.tuunel", site_port), laptop.root, agent.device_id or "", greeting, proxies[0].kill)
 
     def stop(self) -> None:
         """Tell every part to stop, the proxy first."""

@@ -15,8 +15,9 @@ import anyio
 import pytest
 
 from tuunel.cli.running import SIGNALS, Audience, serve
-from tuunel.errors import Failure, Reason
-from tuunel.events import Emit, Event, Ready
+from tuunel.cli.screen import Screen
+from tuunel.errors import Failure, Reason, UsageError
+from tuunel.events import Act, Emit, Event, Kill, Leave, Ready
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 20
@@ -98,15 +99,47 @@ async def test_the_error_of_a_role_arrives() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_table_is_drawn_while_the_role_runs() -> None:
-    drawn = anyio.Event()
+async def test_the_table_is_drawn_while_the_role_runs_and_its_wishes_arrive() -> None:
+    table = FakeTable()
 
     class Waits(FakeRole):
-        async def run(self) -> None:
-            await drawn.wait()
+        killed = 0
 
-    with anyio.fail_after(DEADLINE):
-        await serve(Waits, Audience(lambda _: None, drawn.set), 1)
+        async def run(self) -> None:
+            await table.drawn.wait()
+            table.act(Kill(7))
+            assert self.killed == 7
+            table.act(Leave())
+            await self.stopped.wait()
+
+        def kill(self, number: int) -> None:
+            self.killed = number
+            raise UsageError("it has just ended by itself")
+
+    with anyio.fail_after(DEADLINE), Screen(table) as screen:
+        await serve(Waits, Audience(screen.emit, screen), 1)
+    assert table.suspended
+
+
+class FakeTable:
+    keys = False
+    suspended = False
+
+    def __init__(self) -> None:
+        self.drawn = anyio.Event()
+        self.act: Act = lambda _: None
+
+    def __call__(self, event: Event) -> None: ...
+
+    def draw(self) -> None:
+        self.drawn.set()
+
+    def press(self, key: str) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def suspend(self) -> None:
+        self.suspended = True
 
 
 def started(*, stubborn: bool, as_json: bool = False, drain: float = 2.0, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:

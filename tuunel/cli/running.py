@@ -1,10 +1,10 @@
-"""Runs a long-running role: shows what it does, and ends it on Ctrl-C or SIGTERM."""
+"""Runs a long-running role: shows what it does, passes on what a person asks of it, and ends it on Ctrl-C or SIGTERM."""
 
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -15,18 +15,17 @@ import anyio.abc
 
 from tuunel.cli.nextsteps import after_ready
 from tuunel.cli.qr import NextSteps
-from tuunel.events import Emit, Event
+from tuunel.errors import UsageError
+from tuunel.events import Command, Emit, Event, Kill
 from tuunel.journal import JsonJournal, Level, LogJournal, Threshold
 from tuunel.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from tuunel.cli.monitoring import Monitor
+    from tuunel.cli.screen import Screen
     from tuunel.configfile import RunningSettings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-DRAW_INTERVAL = 0.5  # seconds: the table is drawn at most twice a second
-
-Draw = Callable[[], None]
 
 
 class Role(Protocol):
@@ -38,16 +37,19 @@ class Role(Protocol):
     def stop(self) -> None:
         """Take no new work; `run()` returns when the work under way is done."""
 
+    def kill(self, number: int) -> None:
+        """End the connection of this number, because a person wants it. UsageError when there is none."""
+
 
 RoleType = TypeVar("RoleType", bound=Role)
 
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Who hears a role's events: the live table, to be drawn now and then, or a journal with a threshold."""
+    """Who hears a role's events: the live table on its screen, or a journal with a threshold."""
 
     emit: Emit
-    draw: Draw | None = None
+    screen: "Screen | None" = None
     threshold: Threshold | None = None
 
 
@@ -81,11 +83,13 @@ def run_role(
 @contextmanager
 def listening(name: str, *, as_json: bool, level: Level, next_steps: NextSteps = after_ready) -> Iterator[Audience]:
     """Who hears the role's events: JSON lines, the live table when stderr is a terminal, log lines else. `level` is for lines."""
-    if not as_json and sys.stderr.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}:
-        from tuunel.display import LiveTable  # noqa: PLC0415 - rich only where a table is drawn
+    from tuunel.cli.screen import Screen, is_screen  # noqa: PLC0415 - the terminal, and rich, only where a table is drawn
 
-        with LiveTable(name, next_steps=next_steps) as table:
-            yield Audience(table, table.draw)
+    if not as_json and is_screen():
+        from tuunel.display import LiveTable  # noqa: PLC0415
+
+        with Screen(LiveTable(name, next_steps=next_steps)) as screen:
+            yield Audience(screen.emit, screen)
     else:
         threshold = Threshold(JsonJournal(sys.stdout) if as_json else LogJournal(sys.stderr, next_steps), level)
         yield Audience(threshold, threshold=threshold)
@@ -110,7 +114,8 @@ async def serve(
 
     async with anyio.create_task_group() as tasks:
         role = build(emit)
-        await tasks.start(end_on_signal, role, drain, tasks.cancel_scope, supervisor)
+        leave = audience.screen.leave if audience.screen is not None else _do_nothing
+        await tasks.start(end_on_signal, role, drain, tasks.cancel_scope, supervisor, leave)
         if settings is not None and reload is not None:
             from tuunel.cli.reloading import Reload, reload_on_hangup  # noqa: PLC0415 - the demo has no settings
 
@@ -118,10 +123,23 @@ async def serve(
         for notice in [] if monitor is None else await monitor.start(tasks, role):
             emit(notice)
         tasks.start_soon(supervisor.show_life)
-        if audience.draw is not None:
-            tasks.start_soon(keep_drawn, audience.draw)
+        if audience.screen is not None:
+            tasks.start_soon(audience.screen.run, partial(obey, role))
         await role.run()
         tasks.cancel_scope.cancel()
+
+
+def obey(role: Role, command: Command) -> None:
+    """Do what a person at the table asks."""
+    if isinstance(command, Kill):
+        with suppress(UsageError):  # it has just ended by itself
+            role.kill(command.id)
+    else:
+        role.stop()
+
+
+def _do_nothing() -> None:
+    """There is no terminal to give back."""
 
 
 async def end_on_signal(
@@ -129,31 +147,24 @@ async def end_on_signal(
     drain: float,
     scope: anyio.CancelScope,
     supervisor: Supervisor,
+    leave: Callable[[], None],
     *,
     task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Wait for the first signal, stop the role, and cancel `scope` after `drain` seconds."""
+    """Wait for the first signal, stop the role, and cancel `scope` after `drain` seconds. A second signal: `leave`, and end at once."""
     with anyio.open_signal_receiver(*SIGNALS) as received:
         task_status.started()
         await anext(aiter(received))
     for number in SIGNALS:
-        signal.signal(number, exit_at_once)
+        signal.signal(number, partial(exit_at_once, leave))
     supervisor.stopping()
     role.stop()
     await anyio.sleep(drain)
     scope.cancel()
 
 
-def exit_at_once(number: int, frame: FrameType | None) -> None:
-    """End the process now: the person has asked twice. A terminal gets its cursor back."""
+def exit_at_once(leave: Callable[[], None], number: int, frame: FrameType | None) -> None:
+    """End the process now: the person has asked twice. A terminal is given back by `leave`."""
     del frame
-    if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
+    leave()
     os._exit(128 + number)
-
-
-async def keep_drawn(draw: Draw) -> None:
-    """Draw the table at most twice a second, until cancelled."""
-    while True:
-        draw()
-        await anyio.sleep(DRAW_INTERVAL)
