@@ -138,6 +138,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "view",
         "painter",
         "display",
+        "follow",
         "journal",
         "metrics",
         "config",

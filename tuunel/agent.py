@@ -142,7 +142,7 @@ class Agent:
         async with anyio.create_task_group() as services:
             await services.start(control.serve, self._home.socket("agent"), self._commands())
             try:
-                await self._presence.run()
+                await presence.run()
             except Failure as failure:
                 self._failure = failure
                 services.cancel_scope.cancel()
@@ -343,7 +343,7 @@ class Agent:
     def _facts(self) -> dict[str, Any]:
         return {
             "device_id": str(self._identity.device_id),
-            "relays": [self._presence.document()],
+            "relays": [] if self._presence is None else [self._presence.document()],
             "devices": self._tunnels.clients(),
             "admits_enrolled": self._admit_enrolled,
         }

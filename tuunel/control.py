@@ -58,15 +58,15 @@ async def serve(
         await listen.serve([listener], serve_stream, connections)
 
 
-def call(path: Path, command: str, /, **arguments: Any) -> dict[str, Any]:
-    """Ask the role that listens on `path`, and return the answer's fields without `ok`. Blocks.
+def call(path: Path, command: str, /, *, patience: float = CALL_TIMEOUT, **arguments: Any) -> dict[str, Any]:
+    """Ask the role that listens on `path`, and return the answer's fields without `ok`. Blocks, `patience` seconds without a byte at most.
 
     NotRunning when nobody is there or the role goes away before it has answered. An error answer is raised: as Failure when it has a
     reason, else as TuunelError, with the message, advice and exit code that the role gave.
     """
     request = json.dumps({"command": command, **arguments}).encode() + b"\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(CALL_TIMEOUT)
+        connection.settimeout(patience)
         try:
             connection.connect(os.fspath(path))
             connection.sendall(request)

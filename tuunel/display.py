@@ -299,11 +299,13 @@ def _fitted(columns: Sequence[Column], widths: Sequence[int], cell: Callable[[Co
 
 
 def _widths(names: Sequence[Column], width: int) -> list[int]:
-    """The columns' widths on a line of `width` cells: the first open one gets three quarters of what is left, the other one quarter."""
+    """The columns' widths on a line of `width` cells: the open ones share what the others leave; the first gets the rest."""
     columns = (*names, *FIGURES)
     left = max(16, width - sum(column.width for column in columns) - (len(columns) - 1))
-    shares = iter((left - left // 4, left // 4))
-    return [column.width or next(shares) for column in columns]
+    shares = sum(column.share for column in columns if not column.width)
+    widths = [column.width or left * column.share // shares for column in columns]
+    widths[0] += left - sum(given for given, column in zip(widths, columns, strict=True) if not column.width)
+    return widths
 
 
 def fit(text: str, width: int, *, right: bool = False) -> str:

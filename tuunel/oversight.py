@@ -45,8 +45,8 @@ class Oversight:
             "connections": self._ledger.summary(),
         }
 
-    async def _connections(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        return {"summary": self._ledger.summary(), "connections": self._ledger.document()}
+    async def _connections(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"status": await self._status(request), "connections": self._ledger.document()}
 
     async def _kill(self, request: Mapping[str, Any]) -> dict[str, Any]:
         number = int(request["connection"])

@@ -64,16 +64,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its title, its width in cells, and what it shows of a row. Width 0 shares what the others leave."""
+    """A column: its title, its width in cells, and what it shows of a row. Width 0: its `share` of what the others leave."""
 
     title: str
     width: int
     cell: Callable[[Row, float], str]
     right: bool = False
+    share: int = 1
 
 
-def _label(title: str, name: str) -> Column:
-    return Column(title, 0, lambda row, _: str(getattr(row.opened, name)))
+def _label(title: str, name: str, share: int = 1) -> Column:
+    return Column(title, 0, lambda row, _: str(getattr(row.opened, name)), share=share)
 
 
 FIGURES: Final = (
@@ -88,13 +89,13 @@ _DOOR: Final = Column("DOOR", 7, lambda row, _: row.opened.door.removeprefix("ht
 _PATH: Final = Column("PATH", 6, lambda row, _: row.opened.path)
 _NAMES: Final = {
     "relay": (_label("TO DEVICE", "target"), _label("FROM DEVICE", "device")),  # it knows device IDs and byte counts, nothing else
-    "agent": (_label("TARGET", "target"), _label("CLIENT", "device"), _PATH),
+    "agent": (_label("TARGET", "target", 3), _label("CLIENT", "device"), _PATH),
 }
 
 
 def names_of(role: str) -> tuple[Column, ...]:
     """The columns that name a connection of `role`; an ended row shows its reason in place of FIGURES, which say how it is."""
-    return _NAMES.get(role, (_label("TARGET", "target"), _label("DEVICE", "device"), _DOOR, _PATH))
+    return _NAMES.get(role, (_label("TARGET", "target", 3), _label("DEVICE", "device"), _DOOR, _PATH))
 
 
 def condition(row: Row) -> str:

@@ -44,6 +44,7 @@ Times are unix seconds; a time that is not known, or never comes, is `null`.
 | `why` | `{"target", "works", "hops": [{"hop", "ok", "said", "seconds"}]}`; `ok` is `null` for what is missing and not needed |
 | `bench` | `{"name", "paths": [{"path", "relay", "idle", "busy", "up", "down", "error"}]}` |
 | `verify` | `{"name", "kind", "device_id", "own_device_id", "digits"}`; `kind` is `device`, `client` or `unnamed` |
+| `status` | `{"home", "running", "silent", "not_running": [{"role", "start", "set_up"}], "devices": [{"name", "device_id", "online"}]}` |
 | `demo --once` | `{"ok", "visits": [{"door", "ok", "seconds", "saw"}]}` |
 | `doctor` | `{"ok", "checks": [{"check", "state", "what", "fix"}]}`: `state` is `ok`, `warning` or `wrong`; [the checks](doctor.md) |
 | any, when it fails | `{"error": {"message", "advice", "exit", "reason", "speaker"}}` |
@@ -51,6 +52,11 @@ Times are unix seconds; a time that is not known, or never comes, is `null`.
 PARTS are `"proxy_relay", "relay_agent", "end_to_end"`: round trips in seconds, over all rounds as `{"min", "avg", "max", "mdev"}`,
 as are those of `bench`. Its rates are `{"bytes", "seconds", "bytes_per_second"}`. `ping`, `why` and `bench` write their document also
 when they fail, with `error` beside the rest: when nobody answered, the way does not work, no path works.
+
+`status`: `running` has the answer of each role to `status` ([control socket](control-socket.md)), and the `name` of its socket; `silent`
+has the names of those that do not answer within 5 seconds. `online` of a device is true when a tunnel leads there now, and null when nobody
+here can know. It ends with 0 when something runs, all of it answers and every relay that it uses is online; with 61 when nothing runs; with
+1 when something does not answer; with 32 when a relay is not online.
 """
 
 

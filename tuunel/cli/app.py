@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tuunel.cli import agent, completion, config, demo, doctor, forward, pairing, probe, proxy, relay, setup, verify
+from tuunel.cli import agent, completion, config, demo, doctor, forward, pairing, probe, proxy, relay, setup, status, top, verify
 from tuunel.cli.configured import configured
 from tuunel.cli.report import first_error, say_error
 
@@ -33,6 +33,8 @@ app.command()(probe.ping)
 app.command()(probe.why)
 app.command()(probe.bench)
 app.command()(verify.verify)
+app.command()(status.status)
+app.command()(top.top)
 app.command()(setup.setup)
 app.command()(doctor.doctor)
 app.command()(demo.demo)

@@ -188,7 +188,8 @@ class Presence:
         return nonce, time.monotonic()
 
     def _note(self, notice: RelayNotice) -> None:
-        if notice.tunnel_id:
+        killed = notice.tunnel_id and notice.reason is Reason.KILLED
+        if notice.tunnel_id and not killed:
             return  # why a tunnel has ended: its own end has told as much
         now = time.monotonic()
         if now - self._noticed < NOTICE_INTERVAL:
@@ -196,7 +197,8 @@ class Presence:
             return
         before = f" ({self._unnoticed} notices before this one are not shown)" if self._unnoticed else ""
         self._noticed, self._unnoticed = now, 0
-        self._emit(Notice(f"{self.relay.address}: {notice.reason} {notice.detail}{before}"))
+        said = f"a person there has ended tunnel {notice.tunnel_id}" if killed else f"{notice.reason} {notice.detail}"
+        self._emit(Notice(f"{self.relay.address}: {said}{before}"))
 
     def document(self) -> dict[str, Any]:
         """How this machine stands with the relay, as the control socket shows it."""
