@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from tuunel.display import KEEP_ENDED, LiveTable, fit
+from tuunel.display import KEEP_ENDED, MAX_ENDED, LiveTable, fit
 from tuunel.events import (
     Alarm,
+    Command,
     ConnectionChanged,
     ConnectionClosed,
     ConnectionOpened,
     DeviceSeen,
+    Kill,
     Notice,
     Ready,
     RelayStateChanged,
@@ -240,6 +242,168 @@ def test_hostile_text_cannot_touch_the_terminal() -> None:
         assert "[red]up" in text  # markup of others is text, not style
     assert "\x1b[2J" not in screen.written.getvalue()
     assert "\x1b]0;" not in screen.written.getvalue()
+
+
+# --- what a person does ---
+
+
+def keyed(width: int = 80, height: int = 24, **options: bool) -> Screen:
+    screen = Screen(width=width, height=height)
+    screen.table.keys = True
+    for name, value in options.items():
+        setattr(screen.table, name, value)
+    return screen
+
+
+def targets(screen: Screen) -> list[str]:
+    return [line.partition(" ")[0] for line in screen.text() if ".tuunel" in line and not line.startswith("#")]
+
+
+def test_the_keys_stand_in_the_last_line_where_there_are_keys() -> None:
+    assert "s newest" in keyed().text()[-1]
+    assert not any("s newest" in line for line in Screen().text())
+
+
+def test_the_busiest_come_first_when_asked_for() -> None:
+    screen = keyed()
+    traffic = [screen.open(number, f"h{number}.tuunel:80") for number in range(3)]
+    traffic[1].down = 5_000_000
+    screen.clock.now += 2
+    screen.table.draw()
+    assert targets(screen) == ["h2.tuunel:80", "h1.tuunel:80", "h0.tuunel:80"]
+    screen.table.press("s")
+    assert targets(screen)[0] == "h1.tuunel:80"
+
+
+def test_a_filter_says_how_many_rows_pass_it() -> None:
+    screen = keyed(height=12)
+    for number in range(200):
+        screen.open(number, f"h{number}.tuunel:80")
+    for key in "/h19":
+        screen.table.press(key)
+    assert "filter: h19_" in screen.text()[-1]
+    screen.table.press("enter")
+    assert all(target.startswith("h19") for target in targets(screen))
+    assert any("11 of 200 pass the filter, of which 5 do not fit" in line for line in screen.text())
+
+
+def test_a_frozen_table_stands_still_and_goes_on_where_the_role_is_then() -> None:
+    screen = keyed()
+    traffic = screen.open(1, "h1.tuunel:80")
+    traffic.up = 1000
+    screen.table.press("f")
+    frozen = screen.row("h1.tuunel:80")
+    traffic.up = 777_000_000
+    screen.open(2, "h2.tuunel:80")
+    screen.clock.now += 100
+    screen.table.draw()
+    assert screen.row("h1.tuunel:80") == frozen
+    assert targets(screen) == ["h1.tuunel:80"]
+    screen.table.press("f")
+    assert "777M" in screen.row("h1.tuunel:80")
+    assert targets(screen) == ["h2.tuunel:80", "h1.tuunel:80"]
+
+
+@pytest.mark.parametrize("order", range(6))
+def test_the_selected_row_is_always_among_those_that_are_drawn(order: int) -> None:
+    screen = keyed(height=12)
+    for number in range(50):
+        screen.open(number, f"h{number}.tuunel:80")
+    for key in ["s"] * order + ["down"] * 30:
+        screen.table.press(key)
+    selected = f"h{screen.table.view.selected}.tuunel:80"
+    assert selected in targets(screen)
+    assert any(line.startswith(f"#{screen.table.view.selected}  {selected}  device home  by http-connect") for line in screen.text())
+    assert len(screen.text()) < 12
+
+
+def test_a_person_can_end_a_connection_and_is_asked_first() -> None:
+    asked: list[Command] = []
+    screen = keyed()
+    screen.table.act = asked.append
+    screen.open(7, HOSTILE)
+    for key in ("down", "x"):
+        screen.table.press(key)
+    assert screen.text()[-1].startswith("end #7 ")
+    assert screen.text()[-1].isprintable()
+    screen.table.press("y")
+    assert asked == [Kill(7)]
+
+
+def test_an_ended_row_can_be_looked_at_later_and_the_selected_one_stays() -> None:
+    screen = keyed(120)
+    for number in range(MAX_ENDED + 50):
+        screen.open(number, f"h{number}.tuunel:80")
+        screen.table(ConnectionClosed(number, "POLICY_DENIED", f"detail {number}"))
+    screen.open(999, "live.tuunel:80")
+    screen.clock.now += KEEP_ENDED
+    screen.table.draw()
+    assert targets(screen) == ["live.tuunel:80"]
+    screen.table.press("e")
+    assert len(screen.table._all_rows()) == MAX_ENDED + 1
+    assert "POLICY_DENIED: detail 149" in screen.row("h149.tuunel:80")
+    for key in ("down", "down", "e"):
+        screen.table.press(key)
+    assert targets(screen) == ["live.tuunel:80", "h149.tuunel:80"]
+    screen.table.press("escape")
+    assert targets(screen) == ["live.tuunel:80"]
+
+
+def test_an_ended_rows_age_stands_still() -> None:
+    screen = keyed(200)
+    screen.open(1, "h1.tuunel:80")
+    screen.clock.now += 3
+    screen.table(ConnectionClosed(1, "done"))
+    screen.clock.now += 2
+    assert screen.table._rows[1].age(screen.clock.now) == 3
+
+
+def test_what_is_told_late_has_its_own_age() -> None:
+    screen = keyed()
+    screen.table(ConnectionOpened(1, "h1.tuunel:80", "home", "socks5", "relay", Traffic(), age=7200.0))
+    assert screen.row("h1.tuunel:80").split()[-1] == "2h"
+    screen.table(ConnectionOpened(2, "h2.tuunel:80", "home", "socks5", "relay", Traffic(), age=9.0))
+    screen.table(ConnectionClosed(2, "done", age=8.0))
+    screen.table.draw()
+    assert targets(screen) == ["h1.tuunel:80"]
+
+
+def test_what_cannot_be_told_above_a_whole_screen_stands_in_it_until_the_next_key() -> None:
+    screen = keyed(whole=True)
+    with screen.table as table:
+        table(Notice("no connection 7 is open here"))
+        table.draw()
+        assert "no connection 7 is open here" in screen.text()
+        table.press("s")
+        assert "no connection 7 is open here" not in screen.text()
+    assert screen.written.getvalue().count("\x1b[?1049") == 2, "the other screen is taken and given back"
+
+
+def test_nothing_is_drawn_on_a_terminal_that_is_others_but_what_must_be_read_is_said() -> None:
+    screen = keyed()
+    with screen.table as table:
+        table.suspend()
+        size = len(screen.written.getvalue())
+        screen.open(1)
+        table.draw()
+        assert len(screen.written.getvalue()) == size
+        table(Alarm("look here"))
+        assert screen.written.getvalue()[size:] == "\x1b[1;31mALARM: look here\x1b[0m\n"
+        table.resume()
+        table.draw()
+        assert "home.tuunel:8080" in screen.written.getvalue()[size:]
+
+
+def test_no_color_means_no_colour() -> None:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=80, height=24, legacy_windows=False, _environ={"NO_COLOR": "1"})
+    with LiveTable("proxy", no_steps, console=console, clock=Clock()) as table:
+        table(RelayStateChanged("relay:7443", "offline", "no route"))
+        table(ConnectionOpened(1, "t", "d", "socks5", "relay", Traffic()))
+        table(ConnectionClosed(1, "POLICY_DENIED"))
+        table(Alarm("x"))
+        table.draw()
+    assert not re.search(r"\x1b\[[0-9;]*[34][0-9][;m]", written.getvalue())
 
 
 @given(st.text(max_size=400), st.integers(1, 60))

@@ -37,6 +37,7 @@ from tuunel.relay.handshake import Register
 from tuunel.relay.presence import Presence
 from tuunel.relay.readypool import ReadyPool
 from tuunel.relay.wire import Demand, DropToken, Message, Mint, Minted, Params, Role, Unenrol, admission_records, token_hash
+from tuunel.relay.wire import Notice as RelayNotice
 from tuunel.reverse import ReverseTunnels
 from tuunel.settings import Home
 from tuunel.statefile import read_json, write_json
@@ -229,6 +230,8 @@ class Agent:
                 event, answers = self._minting[request]
                 answers.append(message)
                 event.set()
+            case RelayNotice(reason, tunnel_id):
+                self._tunnels.ledger.explain(tunnel_id, reason)
             case _:
                 pass
 

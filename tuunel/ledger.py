@@ -7,17 +7,18 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count, islice
 from typing import Any, Final
 
 import anyio
 
 from tuunel.errors import Failure, Reason, UsageError
-from tuunel.events import ConnectionChanged, ConnectionClosed, ConnectionOpened, Emit, Totals, Traffic
+from tuunel.events import ConnectionChanged, ConnectionClosed, ConnectionOpened, Emit, Notice, Totals, Traffic
 
 REMEMBERED: Final = 1000  #: ended connections whose outcome is kept: whoever asks does so at once
 ENDED_SHOWN: Final = 100  #: ended connections that `document` still shows, with their close reasons
+_RELAY_SAID: Final = "the relay has ended the tunnel, and said why"
 MAX_SHOWN: Final = 2000  #: open connections in one `document`, the newest: half a megabyte of JSON, and more than anybody reads
 
 
@@ -34,8 +35,14 @@ class Entry:
         self._tunnel = ""
         self._state = "connecting"
         self._closed: ConnectionClosed | None = None
+        self._explained: Reason | None = None
         self._ended_at = 0.0
         self._cut: Callable[[], object] | None = None
+
+    @property
+    def tunnel(self) -> str:
+        """The tunnel id; "" before there is one, and for a direct connection."""
+        return self._tunnel
 
     @property
     def path(self) -> str:
@@ -50,10 +57,22 @@ class Entry:
     def end(self, reason: str, detail: str = "") -> None:
         """The connection is over: "done", "reset" or the name of a Reason. The first call counts."""
         if self._closed is None:
+            if reason == "reset" and self._explained is not None:
+                reason, detail = str(self._explained), _RELAY_SAID
             self._closed, self._ended_at = ConnectionClosed(self.number, reason, detail), self._ledger.clock()
             if not self.killed:
                 self._cut = None  # it may hold on to sockets and buffers
             self._ledger.close(self, self._closed)
+
+    def explain(self, reason: Reason) -> None:
+        """Take the relay's word for why the connection was cut, before or after it is seen to have ended."""
+        if self._explained is not None or (self._closed is not None and self._closed.reason != "reset"):
+            return
+        self._explained = reason
+        if self._closed is not None:
+            self._closed = replace(self._closed, reason=str(reason), detail=_RELAY_SAID)
+        if reason is Reason.KILLED:
+            self._ledger.emit(Notice(f"#{self.number} {self._opened.target}: a person at the relay has ended it"))
 
     def cut_by(self, cut: Callable[[], object]) -> None:
         """Say how the connection is cut from now on, in one call that does not wait. One that a person has ended already is cut at once."""
@@ -156,6 +175,12 @@ class Ledger:
         if entry is None:
             raise UsageError(f"no connection {number} is open here", "see 'tuunel top'")
         entry.kill()
+
+    def explain(self, tunnel: str, reason: Reason) -> None:
+        """Take the relay's word for why a tunnel was cut. One that is not known here is nothing to tell of."""
+        for entry in (*self._open.values(), *self._ended):
+            if tunnel and entry.tunnel == tunnel:
+                entry.explain(reason)
 
     def outcome(self, number: int) -> str | None:
         """How a connection ended; None while it lives, or when it is unknown or long over."""

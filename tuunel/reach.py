@@ -25,6 +25,7 @@ from tuunel.pool import TunnelPool
 from tuunel.relay.client import HopConnection
 from tuunel.relay.presence import Presence
 from tuunel.relay.wire import Demand, Message
+from tuunel.relay.wire import Notice as RelayNotice
 from tuunel.routing import ThroughDevice
 from tuunel.settings import Home
 from tuunel.tunnel import Tunnel
@@ -98,6 +99,8 @@ class Reach:
         async def on_message(message: Message) -> None:
             if isinstance(message, Demand):
                 dials.demand(message.want)
+            elif isinstance(message, RelayNotice):
+                self.ledger.explain(message.tunnel_id, message.reason)
 
         presence = Presence(
             relay, self.identity, self.tunnels.params, register=None, while_online=while_online, on_message=on_message, emit=self._emit

@@ -228,12 +228,13 @@ async def test_notices_about_this_device_are_shown_once_a_minute_and_counted(mon
     async with present() as (relay, watched):
         link = await relay.next(Purpose.CONTROL)
         notices = [RelayNotice(Reason.DUPLICATE_DEVICE, "", f"no {number}") for number in range(1000)]
-        await link.say(RelayNotice(Reason.PEER_UNAVAILABLE, "abcdefgh", "of a tunnel"), *notices, Demand(7))
-        await until(lambda: watched.messages)
+        of_a_tunnel = RelayNotice(Reason.PEER_UNAVAILABLE, "abcdefgh", "of a tunnel")
+        await link.say(of_a_tunnel, *notices, Demand(7))
+        await until(lambda: len(watched.messages) == 2)
         monkeypatch.setattr(module, "NOTICE_INTERVAL", 0.0)
         await link.say(RelayNotice(Reason.DUPLICATE_DEVICE, "", "again"), Demand(8))
-        await until(lambda: len(watched.messages) == 2)
-        assert watched.messages == [Demand(7), Demand(8)]
+        await until(lambda: len(watched.messages) == 3)
+        assert watched.messages == [of_a_tunnel, Demand(7), Demand(8)]
         assert [event.text.partition(" ")[2] for event in watched.events if isinstance(event, Notice)] == [
             "DUPLICATE_DEVICE no 0",
             "DUPLICATE_DEVICE again (999 notices before this one are not shown)",

@@ -176,7 +176,7 @@ class Presence:
                         self._pongs[nonce].set()
                 case HopError(reason, retry_after, detail):
                     raise Failure(reason, Speaker.RELAY, detail, retry_after=retry_after)
-                case RelayNotice():
+                case RelayNotice() if not message.tunnel_id:
                     self._note(message)
                 case _:
                     await self._on_message(message)
@@ -188,17 +188,13 @@ class Presence:
         return nonce, time.monotonic()
 
     def _note(self, notice: RelayNotice) -> None:
-        killed = notice.tunnel_id and notice.reason is Reason.KILLED
-        if notice.tunnel_id and not killed:
-            return  # why a tunnel has ended: its own end has told as much
         now = time.monotonic()
         if now - self._noticed < NOTICE_INTERVAL:
             self._unnoticed += 1
             return
         before = f" ({self._unnoticed} notices before this one are not shown)" if self._unnoticed else ""
         self._noticed, self._unnoticed = now, 0
-        said = f"a person there has ended tunnel {notice.tunnel_id}" if killed else f"{notice.reason} {notice.detail}"
-        self._emit(Notice(f"{self.relay.address}: {said}{before}"))
+        self._emit(Notice(f"{self.relay.address}: {notice.reason} {notice.detail}{before}"))
 
     def document(self) -> dict[str, Any]:
         """How this machine stands with the relay, as the control socket shows it."""
