@@ -44,14 +44,13 @@ def check_roles(home: Home, answers: dict[str, dict[str, Any]]) -> list[Finding]
 
 def _check_role(role: str, status: dict[str, Any], own: str | None) -> list[Finding]:
     name = role.partition("-")[0]
-    if own is not None and status.get("device_id", own) != own:
+    if own is not None and status["device_id"] not in {None, own}:  # a relay is no device
         message = f"the running {name} is {status['device_id']}, but the key on disk is that of {own}"
         return [wrong("roles", message, f"start the {name} again; if the key was not changed on purpose, restore it from a backup")]
-    relays = status.get("relays", [{"relay": status.get("relay", ""), "online": status.get("online", True)}])
-    offline = [each["relay"] for each in relays if not each["online"]]
+    offline = [each["relay"] for each in status["relays"] if each["state"] != "online"]
     if offline:
         return [wrong("roles", f"{name} runs, but is offline at {', '.join(offline)}", "see what is said of this relay")]
-    where = f", listens on {', '.join(status['listen'])}" if isinstance(status.get("listen"), list) else ""
+    where = f", listens on {', '.join(status['listen'])}" if status["listen"] else ""
     return [ok("roles", f"{name} runs{where}")]
 
 

@@ -58,7 +58,7 @@ async def serve(
         await listen.serve([listener], serve_stream, connections)
 
 
-def call(path: Path, command: str, /, *, patience: float = CALL_TIMEOUT, **arguments: Any) -> dict[str, Any]:
+def call(path: Path, command: str, patience: float = CALL_TIMEOUT, /, **arguments: Any) -> dict[str, Any]:
     """Ask the role that listens on `path`, and return the answer's fields without `ok`. Blocks, `patience` seconds without a byte at most.
 
     NotRunning when nobody is there or the role goes away before it has answered. An error answer is raised: as Failure when it has a

@@ -233,7 +233,7 @@ class Machines:
             if role not in self.computer(name).running:
                 self.type(Shown("", name, command))
         agent = self.home.home / ".local" / "state" / "tuunel" / "run" / "agent.sock"
-        until(lambda: call(agent, "status")["online"], "the agent has found the relay again")
+        until(lambda: call(agent, "status")["relays"][0]["state"] == "online", "the agent has found the relay again")
 
     def end(self) -> None:
         """Stop every role and service."""

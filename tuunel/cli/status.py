@@ -67,7 +67,7 @@ def answering(home: "Home") -> dict[str, Document | None]:
     found: dict[str, Document | None] = {}
     for name in names:
         try:
-            found[name] = call(home.socket(name), "status", patience=PATIENCE)
+            found[name] = call(home.socket(name), "status", PATIENCE)
         except NotRunning:
             continue  # a crash left the socket
         except TuunelError:
