@@ -242,10 +242,19 @@ def page(greeting: str, head: bytes) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-async def visit_every_door() -> list[Visit]:
-    """Run the demo, fetch its site through every front door, and end it. Raises what a part raised that could not start."""
+async def visit_every_door(tell: Callable[[str], None] = lambda _: None) -> list[Visit]:
+    """Run the demo, fetch its site through every front door, and end it. Raises what a part raised that could not start.
+
+    `tell` hears what is done now, in words.
+    """
+    tell("starting relay, agent and proxy")
+    visits = []
     async with running_system(lambda _: None, GRACE) as system:
-        return [await visit(system, door, fetch) for door, fetch in DOORS.items()]
+        for door, fetch in DOORS.items():
+            tell(f"fetching through {door}")
+            visits.append(await visit(system, door, fetch))
+        tell("ending")
+    return visits
 
 
 async def visit(system: System, door: str, fetch: "Fetch") -> Visit:

@@ -1,11 +1,14 @@
 """`tuunel demo`: the whole system on this machine, with throw-away state."""
 # ruff: noqa: PLC0415 - a command imports what it uses when it runs: start-up time is what people feel
 
+import sys
 from typing import Annotated
 
 import typer
 
 from tuunel.cli.arguments import DEFAULT_DRAIN, AsJsonLines, Drain
+from tuunel.cli.colours import Colour, painted
+from tuunel.cli.progress import Progress
 from tuunel.cli.report import Document, answer, put, say
 
 
@@ -31,7 +34,8 @@ def demo(
 
         from tuunel.demo import visit_every_door
 
-        visits = anyio.run(visit_every_door)
+        with Progress(sys.stderr) as progress:
+            visits = anyio.run(visit_every_door, progress)
         failed = not all(visit.ok for visit in visits)
         return {"ok": not failed, "visits": [visit.document() for visit in visits]}
 
@@ -42,6 +46,6 @@ def demo(
 
 def _show_visits(document: Document) -> None:
     for visit in document["visits"]:
-        mark = "ok    " if visit["ok"] else "FAILED"
+        mark = painted("ok    ", Colour.GREEN, sys.stdout) if visit["ok"] else painted("FAILED", Colour.RED, sys.stdout)
         put(f"{mark}  {visit['door']:<14}{visit['seconds'] * 1000:6.0f} ms   {visit['saw']}")
     say("every front door works" if document["ok"] else "some front doors do not work")

@@ -10,6 +10,7 @@ import typer
 from tuunel.cli.arguments import AsJson
 from tuunel.cli.colours import Colour, painted
 from tuunel.cli.listing import count
+from tuunel.cli.progress import Progress
 from tuunel.cli.report import Document, answer, put, say
 from tuunel.events import printable
 
@@ -27,7 +28,9 @@ def doctor(*, as_json: AsJson = False) -> None:
 
     def work() -> Document:
         nonlocal ended
-        findings = examine()
+        with Progress(sys.stderr) as progress:
+            progress("looking at this machine, and asking its relays")
+            findings = examine()
         ended = any(finding.state == "wrong" for finding in findings)
         return {"ok": not ended, "checks": [finding.document() for finding in findings]}
 
