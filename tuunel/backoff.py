@@ -1,27 +1,37 @@
-"""How long to wait before trying again: exponential, with full jitter, so that many clients do not come back at the same moment."""
+"""How long to wait before trying again: longer with every try, in proportion to the outage, and spread by chance.
+
+The spread (full jitter) keeps many clients from coming back at the same moment. Source: docs/spec/tunnel.md (liveness).
+"""
 
 from collections.abc import Callable
 from typing import Final
 
+FIRST: Final = 0.5  #: seconds: the ceiling of the first waiting time; it doubles with each try
+SOON: Final = 2.0  #: seconds: the ceiling in an outage of up to a minute, after which everybody is back within five seconds
+SHARE: Final = 1 / 30  #: of the outage so far: the ceiling of a longer one, SOON after a minute
+LATE: Final = 20.0  #: seconds: the ceiling of any; with one more try, which may take ten, everybody is back within half a minute
 LONGEST_ASKED: Final = 600.0  #: seconds of a pause that the other side may ask for: once it is well again we must come back
 
 
 class Backoff:
     """The waiting times of one thing that is tried again and again.
 
-    `random` returns a float in [0, 1); `first` and `limit` are seconds: the ceilings of the first and of every late waiting time.
+    `random` returns a float in [0, 1), `clock` seconds that only grow. The outage begins with the first waiting time.
     """
 
-    def __init__(self, random: Callable[[], float], first: float = 0.5, limit: float = 30.0) -> None:
+    def __init__(self, random: Callable[[], float], clock: Callable[[], float]) -> None:
         self._random = random
-        self._first = first
-        self._limit = limit
-        self._ceiling = first
+        self._clock = clock
+        self._ceiling = FIRST
+        self._began: float | None = None
 
     def next(self) -> float:
-        """Return the seconds to wait now: anything from 0 to a ceiling that doubles with each call, up to the limit."""
+        """Return the seconds to wait now: anything from 0 to the ceiling of the moment."""
+        now = self._clock()
+        if self._began is None:
+            self._began = now
         delay = self._random() * self._ceiling
-        self._ceiling = min(self._limit, self._ceiling * 2)
+        self._ceiling = min(self._ceiling * 2, max(SOON, (now - self._began) * SHARE), LATE)
         return delay
 
     def after(self, asked: float) -> float:
@@ -30,4 +40,5 @@ class Backoff:
 
     def reset(self) -> None:
         """Begin anew with the shortest waiting times: call it after a success."""
-        self._ceiling = self._first
+        self._ceiling = FIRST
+        self._began = None

@@ -221,6 +221,12 @@ class TunnelPool:
 
     # standbys
 
+    def drop_standbys(self, relay: KnownRelay) -> None:
+        """Cut the standbys of the devices at `relay`: it is gone, or the way to it, and each of them would be found out by a wait."""
+        for standbys in self._standbys.values():
+            if relay.id in {each.id for each in standbys.device.relays}:
+                standbys.waiting.clear()
+
     def _note_use(self, device: Device) -> None:
         if not self._warm:
             return

@@ -95,6 +95,7 @@ class Reach:
                 await anyio.sleep_forever()
             finally:
                 dials.drop()
+                self.tunnels.drop_standbys(relay)
 
         async def on_message(message: Message) -> None:
             if isinstance(message, Demand):

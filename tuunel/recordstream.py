@@ -12,6 +12,7 @@ from typing import Final, NoReturn, TypeVar
 import anyio
 import anyio.lowlevel
 
+from tuunel.ackwatch import AckWatch
 from tuunel.buffers import BufferPool
 from tuunel.e2e.records import RecordOpener, RecordSealer
 from tuunel.e2e.wire import FIN_BODY, FIN_RECYCLABLE, RecordType, Reset, is_recyclable
@@ -54,6 +55,7 @@ class RecordStream:
         self._keyed = time.monotonic()
         self._pinged: tuple[bytes, float] | None = None
         self._ponged = b""  # what the last PONG gave back
+        self._acks = AckWatch()
 
     # reading
 
@@ -291,7 +293,8 @@ class RecordStream:
     def tick(self, now: float) -> bool:
         """Once a second: queue a PING on a quiet tunnel, cut a dead one, replace old keys. True when `flush` has something to send.
 
-        The timers stand still while this end is blocked on writing or does not read: a reader that pauses loses nothing.
+        The timers stand still while this end is blocked on writing or does not read: a reader that pauses loses nothing. Then a dead
+        relay is known by what its machine no longer acknowledges.
         """
         if now - self._keyed > KEY_LIFETIME and not self._writer.ended:
             self._keyed = now
@@ -301,6 +304,9 @@ class RecordStream:
         if not reading or self._writer.busy:
             self.heard = now
             self._pinged = None
+            if self._acks.unanswered(self.stream, now) > DEAD:
+                with suppress(TunnelCut):
+                    self._cut(f"nothing was acknowledged for {DEAD:.0f} s")
             return bool(self._writer.queue)
         quiet = now - max(self.heard, self._reading_since or 0)
         if quiet > DEAD:

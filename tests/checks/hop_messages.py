@@ -222,7 +222,7 @@ CHECKS = (
     Check(
         "the answer to OPEN has a deadline",
         "relay/dialpool.py",
-        "with anyio.fail_after(ANSWER_TIMEOUT):",
+        "with anyio.move_on_after(ANSWER_TIMEOUT):",
         "with anyio.CancelScope():",
         "A relay that answers nothing hangs the app.",
         ("tests/relay/test_dialpool.py::test_a_relay_that_never_answers_is_unreachable[asyncio]",),

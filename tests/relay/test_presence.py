@@ -1,15 +1,17 @@
 """Presence at a relay: kept up, given up only for a final reason, watched for silence."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import anyio
 import pytest
 
 from tests.relay.scripted import IDENTITY, ScriptedRelay, scripted_relay
 from tests.world import PATIENCE, until
+from tuunel import networkwatch
 from tuunel.backoff import Backoff
 from tuunel.devices import KnownRelay
 from tuunel.errors import Failure, Reason
@@ -189,19 +191,12 @@ async def test_a_key_that_a_flood_has_used_up_costs_the_connection_and_nothing_e
 
 
 async def test_the_relay_may_ask_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    sleep = anyio.sleep
-
-    async def note(seconds: float) -> None:
-        pauses.append(seconds)
-        await sleep(0)
-
+    asked: list[float] = []
+    monkeypatch.setattr(Backoff, "after", lambda _, seconds: asked.append(seconds) or 0.0)
     async with present() as (relay, _):
-        monkeypatch.setattr(module.anyio, "sleep", note)
         await (await relay.next(Purpose.CONTROL)).say(HopError(Reason.SHUTDOWN, 9, ""))
-        await until(lambda: pauses)
-        monkeypatch.undo()
-        assert pauses[0] == 9
+        await until(lambda: asked)
+        assert asked[0] == 9
 
 
 @pytest.mark.parametrize(("steady", "ceilings"), [(60.0, [0.5, 1.0, 2.0]), (0.0, [0.5, 0.5, 0.5])])
@@ -218,8 +213,8 @@ async def test_a_relay_that_ends_each_connection_is_met_more_and_more_seldom(
     monkeypatch.setattr(Backoff, "next", note)
     monkeypatch.setattr(module, "STEADY", steady)
     async with present() as (relay, _):
-        for count in (1, 2, 3):
-            await (await relay.next(Purpose.CONTROL, count)).stream.send_all(bytes(64))
+        for number in (1, 2, 3):
+            await (await relay.next(Purpose.CONTROL, number)).stream.send_all(bytes(64))
         await until(lambda: len(met) == 3)
     assert met == ceilings
 
@@ -240,3 +235,66 @@ async def test_notices_about_this_device_are_shown_once_a_minute_and_counted(mon
             "DUPLICATE_DEVICE again (999 notices before this one are not shown)",
         ]
         assert watched.states == ["connecting", "online"]
+
+
+# the machine has slept, or is somewhere else now
+
+
+@pytest.fixture
+def change(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let the network change, once for each call."""
+    monkeypatch.setattr(networkwatch, "LOOK", 0.01)
+    ways = count()
+    way = [next(ways)]
+    monkeypatch.setattr(networkwatch.NetworkWatch, "_find_way", lambda _: (str(way[0]),))
+
+    def change() -> None:
+        way[0] = next(ways)
+
+    return change
+
+
+async def test_a_pause_ends_when_the_network_changes(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]) -> None:
+    monkeypatch.setattr(Backoff, "after", lambda _, seconds: 3600.0)
+    async with present() as (relay, watched):
+        (await relay.next(Purpose.CONTROL)).stream.reset()
+        await until(lambda: "offline" in watched.states)
+        change()
+        await relay.next(Purpose.CONTROL, 2)
+
+
+async def test_a_try_by_the_way_that_is_gone_is_given_up(change: Callable[[], None]) -> None:
+    async with scripted_relay() as (relay, tasks):
+        relay.deaf = True
+        watched = Watched()
+        tasks.start_soon(watched.run, relay.known)
+        await until(lambda: relay.streams)
+        relay.deaf = False
+        change()
+        await relay.next(Purpose.CONTROL)
+        await until(lambda: watched.companies)
+        assert "offline" not in watched.states
+
+
+async def test_a_connection_that_outlives_the_change_is_kept(change: Callable[[], None]) -> None:
+    async with present() as (relay, watched):
+        link = await relay.next(Purpose.CONTROL)
+        await link.say(Pong((await link.hear(Ping)).nonce))
+        change()
+        await link.say(Pong((await link.hear(Ping)).nonce))
+        await until(lambda: watched.states.count("online") == 3)  # once more for each answer
+        assert "offline" not in watched.states
+
+
+async def test_a_connection_that_does_not_answer_after_the_change_is_given_up_soon(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(module, "DOUBT", 0.1)
+    async with present() as (relay, watched):
+        link = await relay.next(Purpose.CONTROL)
+        await link.say(Pong((await link.hear(Ping)).nonce))
+        change()
+        await link.hear(Ping)
+        await relay.next(Purpose.CONTROL, 2)
+        assert module.SILENCE < PATIENCE < module.DEAD  # so it was the doubt that ended it
+        assert watched.ended == 1

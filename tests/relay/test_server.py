@@ -1,6 +1,5 @@
 """The relay as devices meet it: an in-process server on loopback, and small devices that speak the hop protocol."""
 
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -717,7 +716,7 @@ async def test_links_carry_the_advertised_name(tmp_path: Path, advertise: str | 
 
 
 async def test_a_relay_without_a_public_address_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "FAR_AWAY", ((socket.AF_INET, "127.0.0.1"),))
+    monkeypatch.setattr(server, "FAR_AWAY", (HostPort("127.0.0.1", 9),))
     async with running(tmp_path, listen=HostPort("0.0.0.0", 0)) as relay:
         assert relay.admin.address.host == PLACEHOLDER_HOST
         assert "--advertise" in relay.seen(Notice)[0].text

@@ -10,6 +10,7 @@ from typing import Final
 
 import anyio
 
+from tuunel.ackwatch import AckWatch
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
 from tuunel.identity import DeviceID
 from tuunel.rawstream import RawStream
@@ -36,6 +37,7 @@ class DeviceConnection:
         self.role = params.role
         self.scope = anyio.CancelScope()  #: the work of the task that owns this connection now: what `cut` cancels
         self.cut_for: Failure | None = None  #: why the relay ended it
+        self.acks = AckWatch()  #: of the device's machine, while this is part of a pipe
         self._channel: HopChannel
 
     def start(self, channel: HopChannel) -> None:

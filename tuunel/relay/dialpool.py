@@ -11,6 +11,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
+from tuunel.ackwatch import AckWatch
 from tuunel.devices import KnownRelay
 from tuunel.errors import Failure, Reason
 from tuunel.identity import IdentityKey
@@ -20,7 +21,9 @@ from tuunel.shelf import Shelf
 
 LARGEST: Final = 64  #: connections that wait at most, however great the demand
 FORGET_DEMAND: Final = 60.0  #: seconds without a miss after which one connection less is kept
-ANSWER_TIMEOUT: Final = 15.0  #: seconds for the answer to OPEN: the relay itself waits ten for an agent that has no connection ready
+ANSWER_TIMEOUT: Final = 15.0  #: seconds for the answer to OPEN, by whatever way: the relay waits ten for an agent that has nothing ready
+ACK_LOOK: Final = 1.0  #: seconds between looks whether the relay's machine still acknowledges what it was sent
+ACK_DEAD: Final = 3.0  #: seconds without its acknowledgement after which a connection that has waited is given up
 REFRESH: Final = 25.0  #: seconds between PINGs: NATs forget idle connections after 30 s at the earliest (RFC 5382 allows no less than 2 h)
 
 
@@ -50,6 +53,11 @@ class DialPool:
 
         Raises Failure: RELAY_UNREACHABLE, RELAY_UNTRUSTED, PROTOCOL, or the relay's refusal of this machine.
         """
+        with anyio.move_on_after(ANSWER_TIMEOUT):
+            return await self._open(request)
+        raise Failure(Reason.RELAY_UNREACHABLE, detail="the relay does not answer")
+
+    async def _open(self, request: Open) -> tuple[HopConnection, PairedForward | HopError]:
         waited = await self._take()
         if waited is None:
             self._note_miss()
@@ -74,17 +82,15 @@ class DialPool:
     @staticmethod
     async def _answer(connection: HopConnection) -> PairedForward | HopError:
         """What the relay answers to OPEN. The connection is closed when it raises."""
+        acks = AckWatch()
         try:
-            with anyio.fail_after(ANSWER_TIMEOUT):
-                # A PONG may still be on its way, and a PING is left unanswered: from OPEN to its answer nothing is sent.
-                while isinstance(message := await connection.receive(), Ping | Pong):
-                    pass
+            # A PONG may still be on its way, and a PING is left unanswered: from OPEN to its answer nothing is sent.
+            while (message := await _receive_within(connection, ACK_LOOK)) is None or isinstance(message, Ping | Pong):
+                if acks.unanswered(connection.stream, time.monotonic()) > ACK_DEAD:
+                    raise Failure(Reason.RELAY_UNREACHABLE, detail="the relay's machine acknowledges nothing")
             if isinstance(message, PairedForward | HopError):
                 return message
             raise Failure(Reason.PROTOCOL, detail=f"the relay answered OPEN with {type(message).__name__}")
-        except TimeoutError as error:
-            connection.close()
-            raise Failure(Reason.RELAY_UNREACHABLE, detail="the relay does not answer") from error
         except BaseException:
             connection.close()
             raise
@@ -147,10 +153,9 @@ class DialPool:
         return await connect(self.relay, self._identity, purpose=Purpose.DIAL, params=self._params, first=first)
 
     async def _keep(self, connection: HopConnection) -> None:
-        while True:
-            message: Message | None = None
-            with anyio.move_on_after(REFRESH):
-                message = await connection.receive()
+        pinged = False
+        while (message := await _receive_within(connection, REFRESH)) is not None or not pinged:
+            pinged = message is None
             with anyio.CancelScope(shield=True):  # a record must be sent whole
                 if message is None:
                     await connection.send(Ping(os.urandom(8)))
@@ -158,3 +163,9 @@ class DialPool:
                     await connection.send(Pong(message.nonce))
                 elif isinstance(message, Demand):
                     self.demand(message.want)
+
+
+async def _receive_within(connection: HopConnection, seconds: float) -> Message | None:
+    with anyio.move_on_after(seconds):
+        return await connection.receive()
+    return None

@@ -1,12 +1,14 @@
 """Keeps this machine present at a relay: its CONTROL connection, re-made whenever it is lost, with backoff.
 
+When the machine has slept, or goes to the relay another way, it asks whether the connection still lives, and waits for no backoff.
+
 Source: docs/spec/tunnel.md (CONTROL, liveness).
 """
 
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from tuunel.devices import KnownRelay
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.events import Alarm, Emit, Notice, RelayCondition, RelayStateChanged
 from tuunel.identity import IdentityKey
+from tuunel.networkwatch import NetworkWatch
 from tuunel.relay.client import HopConnection, connect
 from tuunel.relay.handshake import Register
 from tuunel.relay.wire import HopError, Message, Params, Ping, Pong, Purpose
@@ -24,6 +27,7 @@ from tuunel.relay.wire import Notice as RelayNotice
 
 SILENCE: Final = 5.0  #: seconds without a message before a PING
 DEAD: Final = 12.0  #: seconds without a message before the connection counts as lost
+DOUBT: Final = 3.0  #: the same, from when there is reason to think that it is lost: a round trip on any usable link
 STEADY: Final = 10.0  #: seconds that a connection must last for the next to be made at once: a relay that ends each must wait, too
 NOTICE_INTERVAL: Final = 60.0  #: seconds between two of a relay's notices that people see: its flood must not fill a screen or a log
 MEASURED: Final = 0.5  #: seconds for which a measured round trip is told again: whoever asks must not make this machine flood the relay
@@ -63,7 +67,10 @@ class Presence:
         self._while_online = while_online
         self._on_message = on_message
         self._emit = emit
-        self._backoff = Backoff(random.random)
+        self._backoff = Backoff(random.random, time.monotonic)
+        self._network = NetworkWatch()
+        self._patience = anyio.CancelScope()  # of what is waited for now, until the network changes
+        self._doubted = False
         self._noticed = float("-inf")
         self._unnoticed = 0
         self._connection: HopConnection | None = None
@@ -73,6 +80,16 @@ class Presence:
 
     async def run(self) -> None:
         """Stay present until cancelled. Raises Failure when trying again cannot help (`FINAL`, `FINAL_AT_FIRST`)."""
+        await _beside(self._watch_network, self._stay)
+
+    async def _watch_network(self) -> None:
+        while True:
+            await self._network.changed()
+            self._backoff.reset()
+            self._doubted = True
+            self._patience.cancel()
+
+    async def _stay(self) -> None:
         final = FINAL_AT_FIRST
         while True:
             self._tell("connecting")
@@ -87,7 +104,8 @@ class Presence:
                     self._emit(Alarm(f"{self.relay.address}: {failure}"))
                 if failure.reason in final:
                     raise
-                await anyio.sleep(self._backoff.after(failure.retry_after))
+                with anyio.move_on_after(self._backoff.after(failure.retry_after)) as self._patience:
+                    await anyio.sleep_forever()
 
     async def measure(self) -> float:
         """The round trip to the relay now, in seconds, or what it was less than `MEASURED` ago.
@@ -118,32 +136,26 @@ class Presence:
         return time.monotonic() - started
 
     async def _be_online(self) -> None:
-        connection = await connect(self.relay, self._identity, purpose=Purpose.CONTROL, params=self._params, register=self._register)
+        connection = None
+        with anyio.CancelScope() as self._patience:
+            connection = await connect(self.relay, self._identity, purpose=Purpose.CONTROL, params=self._params, register=self._register)
+        if connection is None:
+            return  # tried by a way that is no more
         self._register = None
+        with suppress(OSError):  # lost again
+            self._network.aim(connection.stream.peer)
+        self._doubted = False
         self.online = True
         self._connection = connection
         self._tell("online")
         since = time.monotonic()
         try:
-            await self._converse_beside(connection)
+            await _beside(lambda: self._accompany(connection), lambda: self._converse(connection))
         finally:
             self._connection = None
             connection.close()
             if time.monotonic() - since >= STEADY:
                 self._backoff.reset()
-
-    async def _converse_beside(self, connection: HopConnection) -> None:
-        failure: Failure | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._accompany, connection)
-            try:
-                await self._converse(connection)
-            except Failure as caught:
-                # raised outside the group, so that callers meet a Failure and not a group of one
-                failure = caught
-                tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
 
     async def _accompany(self, connection: HopConnection) -> None:
         # a connection lost while it sends is told by the conversation, which reads from it
@@ -151,19 +163,18 @@ class Presence:
             await self._while_online(connection)
 
     async def _converse(self, connection: HopConnection) -> None:
-        heard = time.monotonic()
+        heard, dead = time.monotonic(), DEAD
         pinged: tuple[bytes, float] | None = await self._ping(connection)
         while True:
-            deadline = heard + (DEAD if pinged else SILENCE)
-            message: Message | None = None
-            with anyio.move_on_after(max(deadline - time.monotonic(), 0)):
-                message = await connection.receive()
-            if message is None and pinged:
-                raise Failure(Reason.RELAY_UNREACHABLE, detail=f"the relay was silent for {DEAD:.0f} s")
+            message = await self._receive_until(connection, heard + (dead if pinged else SILENCE))
+            if message is None and pinged and not self._doubted:
+                raise Failure(Reason.RELAY_UNREACHABLE, detail=f"the relay was silent for {dead:.0f} s")
             if message is None:
                 pinged = await self._ping(connection)
+                if self._doubted:
+                    self._doubted, heard, dead = False, pinged[1], DOUBT
                 continue
-            heard = time.monotonic()
+            heard, dead = time.monotonic(), DEAD
             match message:
                 case Ping(nonce):
                     await connection.send(Pong(nonce))
@@ -180,6 +191,11 @@ class Presence:
                     self._note(message)
                 case _:
                     await self._on_message(message)
+
+    async def _receive_until(self, connection: HopConnection, deadline: float) -> Message | None:
+        with anyio.move_on_after(max(deadline - time.monotonic(), 0)) as self._patience:
+            return await connection.receive()
+        return None
 
     @staticmethod
     async def _ping(connection: HopConnection) -> tuple[bytes, float]:
@@ -204,3 +220,17 @@ class Presence:
     def _tell(self, state: RelayCondition, detail: str = "") -> None:
         self._told = state, detail
         self._emit(RelayStateChanged(str(self.relay.address), state, detail, self.rtt if state == "online" else None))
+
+
+async def _beside(company: Callable[[], Coroutine[Any, Any, None]], work: Callable[[], Awaitable[None]]) -> None:
+    """Run `work`, and `company` until it ends. What `work` raises comes out alone, and not as a group of one."""
+    failure: Failure | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(company)
+        try:
+            await work()
+        except Failure as caught:
+            failure = caught
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -91,7 +91,7 @@ class ReadyPool(Generic[Secrets]):
         self._changed.set()
 
     async def _work(self, scope: anyio.CancelScope) -> None:
-        backoff = Backoff(random.random)
+        backoff = Backoff(random.random, time.monotonic)
         try:
             with scope:
                 while len(self._workers) <= self._wanted:
@@ -130,10 +130,14 @@ class ReadyPool(Generic[Secrets]):
         connection.close()
 
     async def _paired(self, connection: HopConnection) -> PairedAgent:
+        pinged = False
         while True:
             message = None
             with anyio.move_on_after(REFRESH):
                 message = await connection.receive()
+            if message is None and pinged:
+                raise Failure(Reason.RELAY_UNREACHABLE, detail=f"the relay was silent for {2 * REFRESH:.0f} s")
+            pinged = message is None
             match message:
                 case PairedAgent():
                     return message

@@ -5,7 +5,7 @@ Source: docs/spec/relay.md.
 
 import socket
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from ipaddress import ip_address
 from typing import Final
 
@@ -20,6 +20,7 @@ from tuunel.events import Alarm, Emit, Measures, Notice, Ready
 from tuunel.links import PLACEHOLDER_HOST
 from tuunel.listen import address_of, open_listeners, serve
 from tuunel.listeners import Announcement
+from tuunel.networkwatch import FAR_AWAY, local_address
 from tuunel.rawstream import RawStream
 from tuunel.relay.admin import Admin
 from tuunel.relay.attendance import Attendance
@@ -35,8 +36,6 @@ from tuunel.settings import Home
 
 RENEWAL_INTERVAL: Final = 3600.0  #: seconds between looks at the leaf, which is renewed a month before it ends
 WILDCARDS: Final = frozenset({"::", "0.0.0.0"})
-#: Somewhere else on the Internet: which of this machine's addresses would be used to go there? Nothing is sent.
-FAR_AWAY: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 
 class RelayServer:
@@ -123,6 +122,13 @@ class RelayServer:
             make_room=self._attendance.make_room,
         )
         listeners = await open_listeners(self._listen)
+        async with anyio.create_task_group() as background:
+            background.start_soon(self._tunnels.watch)
+            await self._serve_connections(listeners, root)
+            background.cancel_scope.cancel()
+
+    async def _serve_connections(self, listeners: list[socket.socket], root: RelayRoot) -> None:
+        switchboard = self._switchboard
         async with anyio.create_task_group() as connections:
             with ExitStack() as closing:
                 for listener in listeners:
@@ -211,10 +217,8 @@ class RelayServer:
 
 def _global_address() -> str | None:
     """The address that this machine uses on the Internet, when it is not behind a NAT."""
-    for family, far_away in FAR_AWAY:
-        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((far_away, 9))
-            address: str = probe.getsockname()[0]
-            if ip_address(address).is_global:
-                return address
+    for place in FAR_AWAY:
+        address = local_address(place)
+        if address is not None and ip_address(address).is_global:
+            return address
     return None

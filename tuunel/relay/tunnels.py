@@ -4,6 +4,7 @@ Source: docs/spec/tunnel.md sections 2 to 4, docs/spec/relay.md, "Opening".
 """
 
 import os
+import time
 from collections import Counter
 from contextlib import suppress
 from typing import Final
@@ -23,7 +24,10 @@ OPEN_PATIENCE: Final = 10.0  #: seconds that an open waits for its agent to brin
 SWITCH_DEADLINE: Final = 10.0  #: seconds from PAIRED to SWITCH: one round trip of a live agent
 PARKED_SILENCE: Final = 30.0  #: seconds without a message before a waiting connection is pinged: below the time-outs of common NATs
 PARKED_DEAD: Final = 45.0  #: seconds without a message before it counts as lost
+PIPE_LOOK: Final = 5.0  #: seconds between looks at the pipes
+PIPE_DEAD: Final = 30.0  #: seconds for which a machine acknowledges nothing of what a pipe has for it, until it counts as lost
 FIRST_CHUNK: Final = 16384  #: bytes read at a time before the pipe: INIT and its early data
+_GONE: Final = f"its machine acknowledged nothing for {PIPE_DEAD:.0f} s"
 
 
 class Tunnels:
@@ -34,6 +38,19 @@ class Tunnels:
         self._registry = switchboard.registry
         self._pipes = pipes
         self.refused: Counter[str] = Counter()  #: opens that no agent took, by reason
+
+    async def watch(self) -> None:
+        """Cut the pipes one of whose machines is gone, where bytes wait for it: nobody else can tell. Runs until cancelled.
+
+        At rest the two ends find each other out. A machine that lives and does not read acknowledges, and its pipe may wait for ever.
+        """
+        while True:
+            await anyio.sleep(PIPE_LOOK)
+            now = time.monotonic()
+            for pipe in list(self._switchboard.pipes):
+                for connection in (pipe.forward, pipe.agent):
+                    if connection.acks.unanswered(connection.stream, now) > PIPE_DEAD:
+                        connection.cut(Failure(Reason.PEER_UNAVAILABLE, Speaker.RELAY, _GONE))
 
     async def serve_ready(self, ready: ReadyConnection) -> bool:
         """Park an agent's connection. True: it now belongs to the open that took it. False, or one of LOST: the caller closes it."""
