@@ -6,6 +6,8 @@ import pytest
 
 from tests.journeys.house import House
 from tests.journeys.house import house as build_house
+from tests.journeys.lab import Lab
+from tests.journeys.lab import lab as build_lab
 from tests.journeys.world import Trio, World, make_trio, world
 
 
@@ -33,4 +35,11 @@ def own_trio(own_world: World) -> Trio:
 def house() -> Iterator[House]:
     """An agent with a network of its own, for the whole run."""
     with build_house() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Relay, agent and laptop on a network that a test may break, and the roles that it may kill: it leaves all as it found it."""
+    with build_lab() as made:
         yield made

@@ -32,7 +32,7 @@ NO_ROUTE = "10.99.99.99"
 PUBLIC_HOST, PUBLIC_NETWORK = "203.0.113.10", "203.0.113.0/24"  # RFC 5737: for documentation, so that nobody real is there
 HOSTS = f"127.0.0.1 localhost\n::1 localhost\n{HERE} app.lab.example\n{LAN_HOST} printer printer.lan\n{PUBLIC_HOST} www.public.example\n"
 
-NAMES = re.compile(r"tuu(?:house|lan)(?P<pid>\d+)")
+NAMES = re.compile(r"tuu(?:house|lan|lab[a-z]+)(?P<pid>\d+)")
 
 ECHO_PORT = 7  #: where the LAN host answers each datagram with itself
 LAN_PAGE = b"the LAN host's page\n"
@@ -74,8 +74,8 @@ class House:
     on_lan_host: tuple[str, ...]  #: put before a command line, it runs on the LAN host
 
 
-def _remove_what_was_left(ip: str) -> None:
-    """Take down the houses of test runs that were killed: nobody else will."""
+def remove_what_was_left(ip: str) -> None:
+    """Take down the houses and labs of test runs that were killed: nobody else will."""
     for name in run([ip, "netns", "list"]).stdout.decode().split():
         if (found := NAMES.fullmatch(name)) and not Path("/proc", found["pid"]).exists():
             run([ip, "netns", "delete", name], check=False)  # a veth pair goes with either of its ends
@@ -84,7 +84,7 @@ def _remove_what_was_left(ip: str) -> None:
 
 @contextlib.contextmanager
 def _networks(ip: str) -> Iterator[tuple[str, str]]:
-    _remove_what_was_left(ip)
+    remove_what_was_left(ip)
     house, lan = f"tuuhouse{os.getpid()}", f"tuulan{os.getpid()}"
     etc = Path("/etc/netns") / house
     outer, inner = f"tuuo{os.getpid()}", f"tuui{os.getpid()}"

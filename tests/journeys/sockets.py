@@ -39,6 +39,12 @@ def _rows(*tables: str) -> list[Row]:
     return rows
 
 
+def live_connections(pid: int) -> set[int]:
+    """The established TCP sockets of the process, which may live in another network namespace."""
+    rows = _rows(f"/proc/{pid}/net/tcp", f"/proc/{pid}/net/tcp6")
+    return {row.inode for row in rows if row.state == ESTABLISHED} & inodes_of(pid)
+
+
 def flows_to(port: int) -> int:
     """How many UDP sockets are connected to this port."""
     return sum(1 for row in udp_sockets() if row.remote == port and row.state == ESTABLISHED)
