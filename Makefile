@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test check docs bench fuzz environment checks clean
+.PHONY: demo test check docs bench fuzz soak environment checks clean
 .DEFAULT_GOAL := environment
 
 environment: $(VENV)/.installed
@@ -43,6 +43,11 @@ RUNS ?= 1000000
 SECONDS ?= 1800
 fuzz: environment
 	nice -n 19 $(BIN)/python -m tests.fuzz --runs $(RUNS) --seconds $(SECONDS) $(FUZZ_ARGS)
+
+# Faults, load and abuse for longer than the tests have time for: about an hour, less with SOAK_ARGS="-k kills"; says what it measured
+# (docs/explanation/reliability.md). SEED repeats a random run.
+soak: environment
+	nice -n 10 $(BIN)/python -m pytest -m soak -s -q -p no:cacheprovider $(SOAK_ARGS)
 
 # Every verification switched off, one at a time: some test must fail (docs/spec/checks.md). Under ten minutes on two cores.
 checks: environment

@@ -39,7 +39,7 @@ def _namespace(machine: str) -> str:
 def inside(machine: str) -> Iterator[None]:
     """Sockets that this thread makes in the block belong to `machine`, and so do the processes that it starts."""
     libc = ctypes.CDLL(None, use_errno=True)
-    with open("/proc/thread-self/ns/net", "rb") as home, open(f"/run/netns/{_namespace(machine)}", "rb") as there:
+    with Path("/proc/thread-self/ns/net").open("rb") as home, Path("/run/netns", _namespace(machine)).open("rb") as there:
         if libc.setns(there.fileno(), _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), "setns")
         try:
@@ -109,10 +109,17 @@ class Network:
         self.ip(f"route replace default via {ROUTER[machine]}", on=machine)
 
     def drop(self, *, source: str = "", destination: str = "") -> None:
-        """The router drops, from now on, what comes from `source` and goes to `destination`, addresses; without either, from or to anywhere."""
+        """The router drops from now on what comes from `source` and goes to `destination`, both addresses; one of them may be anything."""
         match = " ".join(part for part in (source and f"ip saddr {source}", destination and f"ip daddr {destination}") if part)
-        self.on("router", self._nft, f"add table ip lab; add chain ip lab forward {{ type filter hook forward priority 0; }}; "
-                f"add rule ip lab forward {match} drop")  # fmt: skip
+        self.nft(
+            "add table ip lab",
+            "add chain ip lab forward { type filter hook forward priority 0; }",
+            f"add rule ip lab forward {match} drop",
+        )
+
+    def nft(self, *commands: str) -> None:
+        """Change the router's rules, in one step."""
+        self.on("router", self._nft, "; ".join(commands))
 
     def cut_off(self, machine: str) -> None:
         """Nothing comes from the machine and nothing gets there; it does not notice."""
@@ -121,17 +128,21 @@ class Network:
 
     def heal(self) -> None:
         """Drop nothing any more; what the NAT remembers stays."""
-        self.on("router", self._nft, "add table ip lab; delete table ip lab")
+        self.nft("add table ip lab", "delete table ip lab")
 
     def masquerade(self, *, loose: bool) -> None:
         """The agent is behind a NAT that gives it other ports; `loose`: it takes up connections that it does not know, as most do."""
         self.on("router", "sysctl", "-qw", f"net.netfilter.nf_conntrack_tcp_loose={int(loose)}")
-        self.on("router", self._nft, "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "
-                f"add rule ip nat post ip saddr {AGENT} oifname relay masquerade random; "
-                "add chain ip nat forward { type filter hook forward priority 0; }; add rule ip nat forward ct state invalid drop")  # fmt: skip
+        self.nft(
+            "add table ip nat",
+            "add chain ip nat leaving { type nat hook postrouting priority 100; }",
+            f"add rule ip nat leaving ip saddr {AGENT} oifname relay masquerade random",
+            "add chain ip nat forward { type filter hook forward priority 0; }",
+            "add rule ip nat forward ct state invalid drop",
+        )
 
     def stop_masquerading(self) -> None:
-        self.on("router", self._nft, "delete table ip nat")
+        self.nft("delete table ip nat")
 
     def forget_connections(self) -> None:
         """The NAT has restarted, or its table was full: it knows no connection any more."""

@@ -27,3 +27,7 @@ class Held:
         files = tuple(sorted(str(path.relative_to(machine.home)) for path in machine.home.rglob("*")))
         descriptors = len(list((proc / "fd").iterdir())) - len(live_connections(process.pid))
         return cls(descriptors, int(status["Threads"]), files, int(status["VmRSS"].split()[0]))
+
+    def shown(self) -> str:
+        """In a few words."""
+        return f"{self.descriptors} descriptors, {self.threads} threads, {len(self.files)} files, {self.memory // 1024} MiB"

@@ -498,8 +498,20 @@ async def test_a_silent_agent_is_evicted_and_its_connections_with_it(relay: Rela
     assert (await silent.receive(HopError)).reason is Reason.DUPLICATE_DEVICE
     assert await silent.is_closed()
     assert await parked.is_closed()
+    assert (await control.receive(HopNotice)).reason is Reason.DUPLICATE_DEVICE  # it may be alive elsewhere: its person is told as well
     await control.synchronise()
     await twin.ready()
+
+
+async def test_an_agent_whose_machine_was_switched_off_is_no_rival(relay: Relay) -> None:
+    """A machine that runs again answers the relay's question to its former self by a reset: no sign of life."""
+    agent, lost = await relay.agent()
+    twin = relay.device(Role.AGENT, identity=agent.identity)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(twin.connect, Purpose.CONTROL)
+        await lost.receive(Ping)
+        lost.stream.reset()
+    await twin.hops[0].synchronise()
 
 
 async def test_the_same_instance_replaces_its_own_lost_connection_at_once(relay: Relay) -> None:

@@ -18,6 +18,7 @@ SILENCE: Final = 5.0  #: seconds without a message before a ping
 DEAD: Final = 12.0  #: seconds without a message before the device counts as gone
 RIVAL_PATIENCE: Final = 5.0  #: seconds that an agent has to show that it lives, when another instance of it appears
 _DUPLICATE: Final = "another instance of this agent appeared"
+_EVICTED: Final = "another instance of this agent was here, and was put out because it was silent"
 
 
 class Attendance:
@@ -46,7 +47,10 @@ class Attendance:
                 rival.post(Notice(Reason.DUPLICATE_DEVICE, detail=_DUPLICATE))
                 raise Failure(Reason.DUPLICATE_DEVICE, Speaker.RELAY)
             self._switchboard.leave(rival)
+            if rival.over:  # as a machine that was switched off: once it runs again, it answers by a reset
+                continue
             rival.dismiss(Failure(Reason.DUPLICATE_DEVICE, Speaker.RELAY, _DUPLICATE))
+            newcomer.post(Notice(Reason.DUPLICATE_DEVICE, detail=_EVICTED))
 
     async def serve(self, control: ControlConnection) -> None:
         """Converse until the device goes or is dismissed. The caller closes the stream."""
@@ -72,7 +76,7 @@ class Attendance:
             self._switchboard.emit(Alarm(f"{error}; {error.advice}"))
             control.dismiss(Failure(Reason.INTERNAL, Speaker.RELAY))
         finally:
-            control.heard()
+            control.end()
 
     async def _handle(self, control: ControlConnection, message: Message) -> None:
         self._switchboard.registry.charge(control.device)  # most of them cost a transaction

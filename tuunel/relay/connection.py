@@ -110,6 +110,7 @@ class ControlConnection(DeviceConnection):
         self._posted: deque[Message] = deque()
         self._news = anyio.Event()
         self._sign = anyio.Event()
+        self.over = False  #: the device will never say anything again
         self._dismissed = False
 
     def post(self, message: Message) -> None:
@@ -142,17 +143,22 @@ class ControlConnection(DeviceConnection):
         self.post(message)
 
     async def answers(self, patience: float) -> bool:
-        """Ask whether the device is alive: False when nothing came within `patience` seconds. True too when the connection has ended."""
+        """Ask whether the device is alive: False when nothing came within `patience` seconds, or the connection has ended."""
         sign = self._sign
         self.post(Ping(os.urandom(8)))
         with anyio.move_on_after(patience):
             await sign.wait()
-        return sign.is_set()
+        return sign.is_set() and not self.over
 
     def heard(self) -> None:
-        """The device has said something, or never will: wake those who ask."""
+        """The device has said something: wake those who ask."""
         self._sign.set()
         self._sign = anyio.Event()
+
+    def end(self) -> None:
+        """Note that the conversation is over, and wake those who ask."""
+        self.over = True
+        self.heard()
 
 
 class ReadyConnection(DeviceConnection):
