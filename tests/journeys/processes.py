@@ -1,5 +1,6 @@
 """Processes with deadlines: started here, read here, ended here by their own pid."""
 
+import contextlib
 import json
 import os
 import queue
@@ -94,6 +95,12 @@ class Running:
             said: Json = json.loads(self.line())
             if said["event"] == event:
                 return said
+
+    def forget(self) -> None:
+        """Forget what it has said so far."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._lines.get_nowait()
 
     def rest(self, deadline: float = DEADLINE) -> str:
         """Return what has not been read of stdout; the process must be ending."""

@@ -39,9 +39,12 @@ def outage(lab: Lab, lasting: float, address: str = RELAY) -> dict[str, float]:
         }
         for name, way in ways.items():
             until(lambda way=way: carries(way), f"the {name} works before the outage")  # type: ignore[misc]
+        roles = (lab.agent.process, lab.proxy.process, forwards.process)
+        for process in roles:
+            process.forget()
         lab.relay.process.kill()
         end = time.monotonic() + lasting
-        for process in (lab.agent.process, lab.proxy.process, forwards.process):
+        for process in roles:
             until_offline(process)
         time.sleep(max(0.0, end - time.monotonic()))  # the outage itself
         lab.start_relay(address)

@@ -87,6 +87,7 @@ def told_of_a_duplicate(agent: Agent) -> bool:
 
 
 def test_two_live_copies_of_one_identity_are_told_to_both_people(lab: Lab) -> None:
+    lab.agent.process.forget()
     copy = lab.world.watch(copy_of(lab, lab.agent).start("agent"))
     assert copy.wait() == ANSWERS[Reason.DUPLICATE_DEVICE].exit
     assert "copy" in copy.errors()
