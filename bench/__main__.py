@@ -15,7 +15,9 @@ from bench.plot import plot
 from bench.process import ROOT
 from bench.results import Results
 from bench.systems import LIMIT, SYSTEMS
+from bench.systems.raw import Raw
 from bench.systems.system import System
+from bench.systems.tuunel import Tuunel
 from bench.table import render
 from bench.turns import take_turns
 from bench.workloads import WORKLOADS
@@ -64,7 +66,7 @@ def _tell(text: str) -> None:
 
 
 def main() -> int:
-    """Run the benchmark; return 1 when something that was found did not work."""
+    """Run the benchmark; return 1 when tuunel or raw loopback failed at something. What a peer fails at is part of the results."""
     arguments = _arguments()
     _raise_limit()
     workloads = [workload for workload in WORKLOADS if _chosen(workload, arguments)]
@@ -82,7 +84,8 @@ def main() -> int:
     (arguments.output / "results.md").write_text(table)
     (arguments.output / "results.svg").write_text(plot(results, systems, limit=LIMIT))
     print(table, end="")
-    return 1 if results.failures else 0
+    own = {system.name for system in systems if isinstance(system, Raw | Tuunel)}
+    return 1 if any(system in own for _, system, _ in results.failures) else 0
 
 
 if __name__ == "__main__":

@@ -13,8 +13,13 @@ def obey(do: Callable[[Door, Mapping[str, Any]], Mapping[str, Any]]) -> None:
     """Read the door from the command line, reach the service, then answer each JSON line of stdin with one.
 
     Before them comes `{"first_byte"}`: how long the first connection that worked took to its first byte, in seconds.
+    A connection that fails ends the process.
     """
     door = read_door(sys.argv[1:])
     print(json.dumps({"first_byte": reach(door)}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(do(door, json.loads(line))), flush=True)
+        try:
+            answer = do(door, json.loads(line))
+        except OSError as error:
+            sys.exit(f"a connection failed: {error}")
+        print(json.dumps(answer), flush=True)
