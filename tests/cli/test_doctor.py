@@ -56,6 +56,7 @@ def doctor(capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs it: what it says of one check that is not ok, with its exit code checked."""
 
     def run(check: str) -> dict[str, str]:
+        capsys.readouterr()  # of what came before
         code = app.main(["doctor", "--json"])
         document = json.loads(capsys.readouterr().out)
         assert code == (0 if document["ok"] else 1)
@@ -262,6 +263,26 @@ def test_exceptions_for_this_machine_are_well(doctor: Any, monkeypatch: pytest.M
     monkeypatch.setenv("ALL_PROXY", "socks5://localhost:1080")
     monkeypatch.setenv("TUUNEL_PROXY_LISTEN", "localhost:1080")
     assert "leak" in doctor("environment")["what"]
+
+
+# what setup has written
+
+
+def test_lines_for_ssh_that_name_another_state_directory(home: Home, monkeypatch: pytest.MonkeyPatch, doctor: Any) -> None:
+    assert app.main(["setup", "ssh", "--write"]) == 0
+    assert app.main(["doctor"]) == 0
+    other = home.root.parent / "other"
+    other.mkdir(mode=0o700)
+    monkeypatch.setenv("TUUNEL_HOME", str(other))
+    found = doctor("clients")
+    assert (found["state"], found["fix"]) == ("warning", "tuunel setup ssh --write")
+
+
+def test_damaged_lines_for_ssh(doctor: Any) -> None:
+    assert app.main(["setup", "ssh", "--write"]) == 0
+    config = Path(os.environ["HOME"]) / ".ssh" / "config"
+    config.write_text(config.read_text().replace("# tuunel: end", ""))
+    assert "damaged" in doctor("clients")["what"]
 
 
 # roles and relays; those that answer are in tests/journeys/test_doctor.py and tests/test_checkrelay.py

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.real
 
 def examined(machine: Machine, *before: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """The exit code, and what each check says."""
-    done = run([*before, *tuunel_argv("doctor", "--json")], machine.env, check=False)
+    environment = {**machine.env, "HOME": str(machine.home)}  # not that of who runs the tests, whose clients may be set up
+    done = run([*before, *tuunel_argv("doctor", "--json")], environment, check=False)
     found: dict[str, list[dict[str, Any]]] = {}
     for each in json.loads(done.stdout)["checks"]:
         found.setdefault(each["check"], []).append(each)
@@ -26,6 +27,18 @@ def test_every_machine_of_a_healthy_world_is_well(trio: Trio) -> None:
         code, found = examined(machine)
         assert not [each for checks in found.values() for each in checks if each["state"] != "ok" and each["check"] != "port"]
         assert (code, f"{role} runs" in found["roles"][0]["what"]) == (0, True)
+
+
+def test_a_client_that_was_told_of_another_port(trio: Trio) -> None:
+    trio.laptop.tuunel("setup", "curl", "--write")
+    written = trio.laptop.home / "curlrc"
+    try:
+        assert examined(trio.laptop)[1]["clients"][0]["state"] == "ok"
+        written.write_text(written.read_text().replace(str(trio.proxy.port), "1"))
+        (found,) = examined(trio.laptop)[1]["clients"]
+        assert (found["state"], found["fix"]) == ("warning", "tuunel setup curl --write")
+    finally:
+        trio.laptop.tuunel("setup", "curl", "--undo")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def examine() -> list["Finding"]:
     from tuunel.checkrelay import check_relays
     from tuunel.checkroles import check_port, check_roles, running_roles
     from tuunel.checkstate import check_state
+    from tuunel.cli.checkclients import check_clients
     from tuunel.settings import Home
 
     home = Home.find()
@@ -65,6 +66,7 @@ def examine() -> list["Finding"]:
         *check_roles(home, answers),
         *anyio.run(check_relays, home),
         check_port(listen, proxy),
+        *check_clients(proxy_runs=proxy is not None),
         *check_environment(os.environ, proxy["listen"] if proxy else [str(listen)]),
     ]
 

@@ -51,7 +51,7 @@ def after_proxy(ready: Ready) -> list[str]:
     """How to send an app through the proxy."""
     return [
         f"SOCKS5 + HTTP on {ready.listen}",
-        f"next:   curl --proxy socks5h://{ready.listen} http://NAME.tuunel:PORT/   or   tuunel setup ssh|pac|env",
+        f"next:   curl --proxy socks5h://{ready.listen} http://NAME.tuunel:PORT/   or   tuunel setup ssh|git|curl|firefox|chromium|pac|env",
     ]
 
 
