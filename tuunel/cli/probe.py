@@ -158,9 +158,9 @@ def why(
 def _put_hop(hop: "Hop") -> None:
     said = hop.said if hop.error is None or hop.ok is None else what_happened(hop.error)
     taken = "" if hop.seconds is None else f"{milliseconds(hop.seconds)} ms"
-    put(f"{MARKS[hop.ok]:<4} {hop.name:<9} {taken:>9}  {printable(said, MAX_SAID)}")
+    put(f"{MARKS[hop.ok]:<4} {hop.name:<9} {taken:>8}  {printable(said, MAX_SAID)}")
     if hop.error is not None and hop.error.advice:
-        put(f"{'':<26}{printable(hop.error.advice, MAX_SAID)}")
+        put(f"{'':<25}{printable(hop.error.advice, MAX_SAID)}")
 
 
 def _target(host: str, port: str | None) -> "HostPort":

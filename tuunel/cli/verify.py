@@ -33,9 +33,9 @@ def verify(
 
 def _show_verification(document: Document) -> None:
     put(document["digits"])
-    whom = {"device": "the device", "client": "the client", "unnamed": "a machine not known here:"}[document["kind"]]
+    whom = {"device": "the device", "client": "the client", "unnamed": "a machine without a name here:"}[document["kind"]]
     say(
-        f"this machine and {whom} {printable(document['name'])}, {document['device_id']}",
-        f"on the other machine:   tuunel verify NAME   (what it calls this one; or {document['own_device_id']})",
-        "the same digits: nobody is in between. Other digits: remove the device or client, and pair again over a way that you trust",
+        f"for this machine and {whom} {printable(document['name'])}",
+        "next, on the other machine:   tuunel verify NAME   (what it calls this one)",
+        "equal digits: nobody is in between. If not: pair again, over a way you trust",
     )
