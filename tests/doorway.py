@@ -45,6 +45,8 @@ class Echo:
         self.key = key
         self.deliver(key, payload)
 
+    def flush(self) -> None: ...
+
 
 @dataclass
 class Doorway:

@@ -105,6 +105,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "establish",
         "liveness",
         "pool",
+        "flowwriter",
         "deviceflows",
         "inflow",
         "services",

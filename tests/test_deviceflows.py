@@ -63,6 +63,7 @@ async def test_datagrams_that_are_sent_at_once_arrive_once_the_tunnel_is_there()
         user, port = User(), here.world.datagram_target()
         flow = here.flows.open(HostPort("", port), user)
         assert all(flow.send(payload) for payload in (b"one", b"", b"three"))
+        here.flows.flush()
         await until(lambda: len(user.received) == 3)
         assert user.received == [b"one", b"", b"three"]
         assert len(user.tunnels) == 1
@@ -75,6 +76,7 @@ async def test_all_flows_share_one_tunnel_and_each_gets_its_own_answers() -> Non
         for number, user in enumerate(users):
             port = here.world.datagram_target(lambda data, number=number: [b"%d " % number + data])
             here.flows.open(HostPort("", port), user).send(b"hello")
+            here.flows.flush()
         await until(lambda: all(user.received for user in users))
         assert [user.received for user in users] == [[b"%d hello" % number] for number in range(20)]
         assert len(here.pool._live) == 1
@@ -86,6 +88,7 @@ async def test_the_largest_datagram_passes_both_ways_and_a_larger_one_is_lost() 
         user, port = User(), here.world.datagram_target()
         flow = here.flows.open(HostPort("", port), user)
         assert flow.send(bytes(65_507))
+        here.flows.flush()
         assert not flow.send(bytes(65_508))
         await until(lambda: user.received)
         assert user.received == [bytes(65_507)]
@@ -97,11 +100,13 @@ async def test_a_flow_that_is_refused_says_why_in_the_agents_name_and_the_others
         here.flows.open(HostPort("169.254.1.1", 53), refused)
         flow = here.flows.open(HostPort("", port), served)
         flow.send(b"before")
+        here.flows.flush()
         await until(lambda: refused.ends and served.received)
         (end,) = refused.ends
         assert end is not None
         assert (end.reason, end.speaker) == (Reason.POLICY_DENIED, Speaker.AGENT)
         flow.send(b"after")
+        here.flows.flush()
         await until(lambda: served.received == [b"before", b"after"])
 
 
@@ -138,6 +143,7 @@ async def test_without_flows_the_tunnel_ends_cleanly_and_the_next_flow_gets_a_ne
         assert tunnel.cut_reason == ""
         again = User()
         here.flows.open(HostPort("", port), again).send(b"again")
+        here.flows.flush()
         await until(lambda: again.received)
 
 
@@ -146,6 +152,7 @@ async def test_closing_ends_the_flows_and_the_tunnel_cleanly() -> None:
         user, port = User(), here.world.datagram_target()
         flow = here.flows.open(HostPort("", port), user)
         flow.send(b"x")
+        here.flows.flush()
         await until(lambda: user.received)
         with anyio.fail_after(PATIENCE):
             await here.flows.aclose()
@@ -176,12 +183,10 @@ async def test_what_cannot_leave_in_time_is_lost_and_told(monkeypatch: pytest.Mo
         flow = here.flows.open(HostPort("", here.world.datagram_target()), user)
         await until(lambda: user.tunnels)
 
-        async def stuck(*_: object) -> None:
-            await anyio.sleep_forever()
-
         with monkeypatch.context() as patch:
-            patch.setattr(Tunnel, "send_records", stuck)
+            patch.setattr(Tunnel, "send_now", lambda *_: anyio.sleep_forever)
             assert flow.send(b"taken off the queue")
+            here.flows.flush()
             await anyio.wait_all_tasks_blocked()
             assert all(map(flow.send, (b"one", b"three")))
             with anyio.fail_after(PATIENCE):
@@ -205,6 +210,7 @@ async def test_an_agent_that_is_gone_is_told_to_every_flow_and_not_asked_again_a
         users, port = [User(), User()], here.world.datagram_target()
         for user in users:
             here.flows.open(HostPort("", port), user).send(b"x")
+            here.flows.flush()
         await until(lambda: all(user.received for user in users))
         await here.roles.agent.kill()
         await until(lambda: all(user.ends for user in users))

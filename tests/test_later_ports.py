@@ -229,9 +229,11 @@ async def test_a_direct_flow_of_the_proxy_does_not_become_a_way_into_it() -> Non
         target = HostPort("127.0.0.1", made.datagram_target())
         async with proxy.role._associate(door="socks5", local=True, deliver=lambda _, data: received.append(data) or True) as client:  # type: ignore[func-returns-value]
             client.send(target, b"before")
+            client.flush()
             await until(lambda: received)
             proxy.role._own_ports.add(target)
             client.send(target, b"after")
+            client.flush()
             closed = await proxy.until(ConnectionClosed)
             assert closed.reason == Reason.REFUSED_BY_SETTING
             assert received == [b"before"]

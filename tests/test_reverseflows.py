@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -21,12 +21,18 @@ from tuunel.links import parse_invite
 from tuunel.policy import Surroundings
 from tuunel.pool import TunnelPool
 from tuunel.pump import BROKEN
+from tuunel.rawstream import Rest
 from tuunel.reverse import ReverseTunnels
 from tuunel.tunnel import Tunnel
 
 pytestmark = pytest.mark.anyio
 
 NOWHERE = HostPort("169.254.1.1", 53)  #: link-local: no general grant opens it
+
+
+async def send(tunnel: Tunnel, records: Sequence[tuple[RecordType, bytes]]) -> None:
+    if rest := tunnel.send_now(records):
+        await rest()
 
 
 @dataclass
@@ -60,16 +66,17 @@ class Client:
 
     async def flush(self) -> None:
         while self.core.outbox:
-            await self.tunnel.send_records(self.core.outbox.take())
+            await send(self.tunnel, self.core.outbox.take())
 
     async def read(self) -> None:
         try:
             while not self.fin:
-                await self.tunnel.wait_for_records()
-                while record := self.tunnel.take(RecordType.FIN, RecordType.FLOW_OPEN, RecordType.FLOW_CLOSE, RecordType.DGRAM):
-                    if record[0] is RecordType.FIN:
-                        self.fin = True
-                        break
+                record = await self.tunnel.on_records(
+                    lambda: self.tunnel.take(RecordType.FIN, RecordType.FLOW_OPEN, RecordType.FLOW_CLOSE, RecordType.DGRAM)
+                )
+                if record[0] is RecordType.FIN:
+                    self.fin = True
+                else:
                     self.note(self.core.receive(*record))
                 await self.flush()
         except BROKEN:
@@ -219,7 +226,7 @@ async def test_the_end_is_clean_although_the_client_has_not_read_what_was_sent()
         while blocked < 20:  # every buffer on the way is full
             await client.send(flow, b"go")
             await anyio.wait_all_tasks_blocked()
-            blocked = blocked + 1 if served.records._writer._torn else 0
+            blocked = blocked + 1 if served.records._writer.busy else 0
         await tunnel.write_eof()
         await until(lambda: here.closed(f"localhost:{port}/udp"))
         await client.read()
@@ -498,7 +505,7 @@ async def test_a_breach_ends_one_tunnel_and_its_sockets_and_nothing_else(breach:
                     records = [(RecordType.DATA, b"x")]
                 case _:
                     records = [(RecordType.FLOW_OPEN, b"\xff" * len(asking))]
-            await client.tunnel.send_records(records)
+            await send(client.tunnel, records)
             await until(lambda: client.cut)
         await until(lambda: len(here.tunnels._clients) == 1)
         (first, *_) = here.closed(f"localhost:{port}/udp")
@@ -510,14 +517,14 @@ async def test_a_breach_ends_one_tunnel_and_its_sockets_and_nothing_else(breach:
 def unread(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Ids of tunnels on which the agent can send nothing more."""
     ids: set[str] = set()
-    send_records = Tunnel.send_records
+    send_now = Tunnel.send_now
 
-    async def blocked(self: Tunnel, records: Iterable[tuple[RecordType, bytes]]) -> None:
+    def blocked(self: Tunnel, records: Sequence[tuple[RecordType, bytes]]) -> Rest | None:
         if self.id in ids and not self.peer_label:  # the forward side knows what the agent calls itself
-            await anyio.sleep_forever()
-        await send_records(self, records)
+            return anyio.sleep_forever
+        return send_now(self, records)
 
-    monkeypatch.setattr(Tunnel, "send_records", blocked)
+    monkeypatch.setattr(Tunnel, "send_now", blocked)
     return ids
 
 
@@ -541,14 +548,14 @@ async def test_a_client_that_does_not_read_loses_datagrams_and_holds_up_nobody(u
 async def test_a_tunnel_that_cannot_be_sent_on_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     async with setting() as here, here.client() as client:
         asking = [(RecordType.FLOW_OPEN, FlowOpen(0, "", here.world.datagram_target()).encode())]
-        send_records = Tunnel.send_records
+        send_now = Tunnel.send_now
 
-        async def fail(*_: object) -> None:
+        def fail(*_: object) -> None:
             raise BrokenPipeError
 
         with monkeypatch.context() as patch:
-            patch.setattr(Tunnel, "send_records", fail)
-            await send_records(client.tunnel, asking)
+            patch.setattr(Tunnel, "send_now", fail)
+            assert send_now(client.tunnel, asking) is None
             await until(lambda: client.cut)
         await until(lambda: not here.tunnels._clients)
 

@@ -40,6 +40,7 @@ async def ends(asked: Guest, hosts: Sequence[str], port: int) -> dict[str, str]:
     async with asked.proxy.role._associate(door="socks5", local=True, deliver=lambda *_: True) as datagrams:
         for target in targets:
             datagrams.send(target, b"x")
+        datagrams.flush()
         flows = {event.id: event.target for event in asked.proxy.seen(ConnectionOpened)[seen:]}
         await until(lambda: flows.keys() <= {event.id for event in asked.proxy.seen(ConnectionClosed)})
     return {flows[event.id]: event.reason for event in asked.proxy.seen(ConnectionClosed) if event.id in flows}
@@ -74,6 +75,7 @@ async def test_a_name_is_looked_up_once_for_each_flow_and_judged_each_time(resol
 
         async with asked.proxy.role._associate(door="socks5", local=True, deliver=deliver) as datagrams:
             datagrams.send(HostPort(host, port), b"x")
+            datagrams.flush()
             await until(lambda: heard)
         assert await ends(asked, [host], port) == {f"{host}:{port}/udp": "POLICY_DENIED"}
         assert sent_to == [("127.0.0.1", port)]

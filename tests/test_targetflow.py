@@ -46,7 +46,7 @@ class Flow:
         self.failure: Failure | None = None
         self.over = anyio.Event()
         self.flow = TargetFlow(
-            target, rule=Rule(allow, lambda: self.stamp), speaker=Speaker.AGENT, deliver=self.delivered.append, dropped=self.dropped.append
+            target, rule=Rule(allow, lambda: self.stamp), speaker=Speaker.AGENT, deliver=self.delivered.extend, dropped=self.dropped.append
         )
         self.send = self.flow.send
 

@@ -298,8 +298,7 @@ async def test_bytes_in_a_tunnel_of_flows_cut_it() -> None:
     async with far(opened=True) as peer:
         await peer.say(RecordType.DATA, b"x")
         with anyio.fail_after(PATIENCE), pytest.raises(TunnelCut):
-            await peer.tunnel.wait_for_records()
-            peer.tunnel.take(*FLOW_RECORDS, RecordType.FIN)
+            await peer.tunnel.on_records(lambda: peer.tunnel.take(*FLOW_RECORDS, RecordType.FIN))
         assert peer.tunnel.closed
 
 

@@ -4,7 +4,7 @@ Source: docs/spec/records.md section 6, docs/spec/front-doors.md section 3.1.
 """
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeAlias
@@ -80,6 +80,11 @@ class Association:
         if flow is not None:
             flow.send(payload)
 
+    def flush(self) -> None:
+        """See `tuunel.outbound.Datagrams`."""
+        for device in self._devices.values():
+            device.flush()
+
     def _begin(self, name: Hashable, target: HostPort) -> "_Flow | None":
         if name not in self._flows and not self._has_room(target):
             return None
@@ -111,7 +116,7 @@ class Association:
             flow.ended(failure)
 
     def _go_directly(self, target: HostPort, rule: Rule, flow: "_Flow") -> None:
-        flow.way = TargetFlow(target, rule=rule, speaker=Speaker.LOCAL, deliver=flow.deliver, dropped=flow.dropped)
+        flow.way = TargetFlow(target, rule=rule, speaker=Speaker.LOCAL, deliver=flow.deliver_all, dropped=flow.dropped)
         self._tasks.start_soon(flow.run_directly, flow.way)
 
     def _has_room(self, target: HostPort) -> bool:
@@ -170,6 +175,10 @@ class _Flow:
     def opened(self, tunnel: Tunnel) -> None:
         self.entry.traffic.rtt = tunnel.rtt
         self.entry.connected(tunnel.id)
+
+    def deliver_all(self, payloads: Sequence[bytes]) -> None:
+        for payload in payloads:
+            self.deliver(payload)
 
     def deliver(self, payload: bytes) -> None:
         if self._deliver(payload):

@@ -15,6 +15,7 @@ from tuunel.devices import Device
 from tuunel.e2e.flows import FlowData, FlowEnded, FlowReady, ForwardFlows
 from tuunel.e2e.wire import Command, RecordType
 from tuunel.errors import Failure, Reason, Speaker
+from tuunel.flowwriter import FlowWriter
 from tuunel.pool import TunnelPool
 from tuunel.pump import BROKEN
 from tuunel.tunnel import Tunnel
@@ -24,7 +25,6 @@ RETRY: Final = (
     1.0  #: seconds after a tunnel was lost or not to be had in which no new one is tried: a client may send a thousand times in them
 )
 FAREWELL: Final = 2.0  #: seconds to wait for the agent's end of a tunnel that is not needed any more
-BURST: Final = 64  #: records handled in one go: a flood in one tunnel leaves the event loop to others
 _ANSWERS: Final = (RecordType.FIN, RecordType.FLOW_OPEN, RecordType.FLOW_CLOSE, RecordType.DGRAM)
 
 
@@ -52,7 +52,7 @@ class Flow:
     _number: int
 
     def send(self, payload: bytes) -> bool:
-        """Send a datagram to the target, without waiting. False: it is lost."""
+        """Send a datagram to the target with the next `DeviceFlows.flush`, without waiting. False: it is lost."""
         return self._carrier.send(self._number, payload)
 
     def close(self, reason: Reason) -> None:
@@ -79,6 +79,11 @@ class DeviceFlows:
             self._tasks.start_soon(self._carrier.run, self._tunnels, self._device)
         return self._carrier.open(target, user)
 
+    def flush(self) -> None:
+        """Let go what the flows were given to send."""
+        if self._carrier is not None:
+            self._carrier.flush()
+
     async def aclose(self) -> None:
         """End all flows behind what they have to send, and the tunnel cleanly if the agent is there; it takes FAREWELL at most."""
         if self._carrier is not None:
@@ -92,7 +97,7 @@ class _Carrier:
         self.over = False
         self._core = ForwardFlows(self._drop)
         self._users: dict[int, FlowUser] = {}
-        self._to_send = anyio.Event()
+        self._writer: FlowWriter | None = None
         self._leaving = anyio.Event()
         self._gone = anyio.Event()
         self._last_use = time.monotonic()
@@ -107,15 +112,15 @@ class _Carrier:
             raise self._failure
         number = self._core.open(target)
         self._users[number] = user
-        self._to_send.set()
+        self.flush()
         return Flow(self, number)
 
     def send(self, number: int, payload: bytes) -> bool:
-        if self.over:
-            return False
-        taken = self._core.send(number, payload)
-        self._to_send.set()
-        return taken
+        return not self.over and self._core.send(number, payload)
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
 
     def close(self, number: int, reason: Reason) -> None:
         if self._users.pop(number, None) is not None:
@@ -156,8 +161,9 @@ class _Carrier:
     async def _carry(self, tunnel: Tunnel) -> None:
         lost: list[Exception] = []
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._send_what_comes, tunnel)
-            tasks.start_soon(self._leave_when_unused, tunnel)
+            writer = self._writer = FlowWriter(tunnel, self._core.outbox)
+            tasks.start_soon(self._write, writer, tunnel)
+            tasks.start_soon(self._leave_when_unused, writer, tunnel)
             try:
                 await self._receive(tunnel)
             except BROKEN as error:  # raised below: a lone error, and not a group of one
@@ -169,34 +175,27 @@ class _Carrier:
         await tunnel.write_eof()
         await tunnel.aclose()
 
-    async def _send_what_comes(self, tunnel: Tunnel) -> None:
+    async def _write(self, writer: FlowWriter, tunnel: Tunnel) -> None:
         try:
-            while True:
-                self._to_send = anyio.Event()  # before looking: what comes while a record is sent is not overlooked
-                while self._core.outbox:
-                    await tunnel.send_records(self._core.outbox.take())
-                if self.over:  # nothing can follow
-                    await tunnel.write_eof()
-                    return
-                await self._to_send.wait()
+            await writer.run()
+            await tunnel.write_eof()
         except BROKEN:
             pass  # the receiver meets the same end, and tells it
 
     async def _receive(self, tunnel: Tunnel) -> None:
-        while True:
-            await tunnel.wait_for_records()
-            for _ in range(BURST):
-                record = tunnel.take(*_ANSWERS)
-                if record is None:
-                    break
-                if record[0] is RecordType.FIN:
-                    return
-                self._handle(*record, tunnel)
+        def step() -> bool | None:
+            record = tunnel.take(*_ANSWERS)
+            if record is None:
+                return None
+            if record[0] is RecordType.FIN:
+                return True
+            self._handle(*record, tunnel)
+            return None
+
+        await tunnel.on_records(step)
 
     def _handle(self, kind: RecordType, body: bytes, tunnel: Tunnel) -> None:
         event = self._core.receive(kind, body)
-        if self._core.outbox:
-            self._to_send.set()
         match event:
             case FlowData(number, payload) if number in self._users:
                 self._users[number].deliver(payload)
@@ -205,12 +204,13 @@ class _Carrier:
             case FlowEnded(number, reason, detail) if number in self._users:
                 self._last_use = time.monotonic()
                 self._users.pop(number).ended(None if reason is None else Failure(reason, Speaker.AGENT, detail))
+        self.flush()  # the agent's FLOW_CLOSE is answered
 
-    async def _leave_when_unused(self, tunnel: Tunnel) -> None:
+    async def _leave_when_unused(self, writer: FlowWriter, tunnel: Tunnel) -> None:
         while not self._leaving.is_set() and (self._users or time.monotonic() < self._last_use + SPARE):
             with anyio.move_on_after(SPARE):
                 await self._leaving.wait()
         self.over = True
-        self._to_send.set()
+        writer.end()
         await anyio.sleep(FAREWELL)
         tunnel.reset()

@@ -101,6 +101,7 @@ class _Exchange:
                 while datagram := await self._next_datagram():
                     while not self._flow_in_use().send(datagram):  # noqa: ASYNC110  a flow does not say when it has room
                         await anyio.sleep(ROOM)
+                    self._flows.flush()
             except Failure as failure:
                 self.failure = failure
                 return

@@ -83,10 +83,13 @@ class Datagrams(Protocol):
     """Carries one client's datagrams to any number of targets, each target's as a flow of its own."""
 
     def send(self, target: HostPort, payload: bytes, key: Hashable = None) -> None:
-        """Send one datagram without waiting; what cannot be sent is lost and counted.
+        """Send one datagram with the next `flush`, without waiting; what cannot be sent is lost and counted.
 
         `key` (default: the target) names the flow, and what the flow's target answers is delivered with it.
         """
+
+    def flush(self) -> None:
+        """Let go what was sent: to be called behind each burst of datagrams, which then shares its writes."""
 
 
 class Associate(Protocol):

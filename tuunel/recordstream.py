@@ -5,7 +5,7 @@ Source: docs/spec/records.md, docs/spec/tunnel.md section 8 (liveness).
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, NoReturn, TypeVar
 
@@ -24,7 +24,7 @@ from tuunel.recordwriter import RecordWriter, TunnelCut
 QUIET: Final = 15.0  #: seconds without a record before a PING
 DEAD: Final = 30.0  #: seconds without a record before the tunnel is lost
 KEY_LIFETIME: Final = 3600.0  #: seconds before this end's keys are replaced
-_RECORD_BURST: Final = 16  #: records taken in one go, before other connections have their turn
+_RECORD_BURST: Final = 64  #: records taken in one go, before other connections have their turn
 _CONTROL_BURST: Final = 64  #: records without app bytes handled in one go: a peer that sends nothing else must not starve other tunnels
 
 Decoded = TypeVar("Decoded")
@@ -221,6 +221,10 @@ class RecordStream:
     async def send_records(self, records: Iterable[tuple[RecordType, bytes]]) -> None:
         """Seal small records, in order, and send them in one write. Raises as `send_data`."""
         await self._writer.send(records)
+
+    def send_now(self, records: Sequence[tuple[RecordType, bytes]]) -> Rest | None:
+        """Seal small records, in order, and send them in one write, without waiting where that is possible; as `send_data`."""
+        return self._writer.send_now(records)
 
     async def send_with_ping(self, kind: RecordType, body: bytes) -> None:
         """Send one small record and a PING behind it, whose answer shows that the peer lives. Raises as `send_data`."""

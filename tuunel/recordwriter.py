@@ -41,7 +41,8 @@ class RecordWriter:
         self._buffers = buffers
         self._check_whole = check_whole
         self._sending = anyio.Lock(fast_acquire=True)
-        self._unsent: tuple[memoryview, int, int] | None = None  # a borrowed buffer: what lies between the numbers goes out first
+        self._unsent: Bytes | None = None  # the rest of what was sealed: it goes out before anything else
+        self._unsent_in: memoryview | None = None  # the borrowed buffer in which it lies, if it does
         self._torn = False  # a record was sent in part and never will be whole: nothing behind it would mean anything
 
     @property
@@ -75,18 +76,32 @@ class RecordWriter:
     def _send_record(self, buffer: memoryview, n: int) -> bool:
         """Seal, send what the socket takes now, and hold the rest. Whether it took all."""
         out = self._buffers.borrow()
-        sent = length = 0
+        whole = True
         try:
             length = self._sealer.seal_into(buffer, n, RecordType.DATA, out)
-            sent = self._stream.send_now(out[:length])
-            self.written = time.monotonic()
+            whole = self._send_sealed(out[:length])
         finally:
-            if sent < length:
-                self._unsent = out, sent, length
-            else:
+            if whole:
                 self._buffers.give_back(out)
-        self._sealer.whole_writes(sent == length)
-        return sent == length
+            else:
+                self._unsent_in = out
+        self._sealer.whole_writes(whole)
+        return whole
+
+    def _send_sealed(self, data: Bytes) -> bool:
+        sent = self._stream.send_now(data)
+        self.written = time.monotonic()
+        if sent < len(data):
+            self._unsent = memoryview(data)[sent:]
+        return sent == len(data)
+
+    def send_now(self, records: Iterable[tuple[RecordType, bytes]]) -> Rest | None:
+        """Seal small records, in order, and send them in one write, without waiting where that is possible; as `send_data`."""
+        self._check_sendable()
+        if self.busy or self.queue or self._sealer.needs_key_update:
+            return partial(self.send, records)
+        sealed = b"".join(self._sealer.seal(kind, body) for kind, body in records)
+        return None if self._send_sealed(sealed) else self._send_unsent
 
     async def send(self, records: Iterable[tuple[RecordType, bytes]]) -> None:
         """Seal small records, in order, and send them in one write."""
@@ -131,9 +146,10 @@ class RecordWriter:
         """Drop the secrets, what is queued and what is unsent. Idempotent."""
         self._sealer.close()
         self.queue.clear()
-        if self._unsent is not None:
-            self._buffers.give_back(self._unsent[0])
-            self._unsent = None
+        self._unsent = None
+        if self._unsent_in is not None:
+            self._buffers.give_back(self._unsent_in)
+            self._unsent_in = None
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -147,11 +163,13 @@ class RecordWriter:
         """Send the rest of a record that has been sent in part."""
         if self._unsent is None:
             return
-        (out, sent, length), self._unsent = self._unsent, None
+        unsent, self._unsent = self._unsent, None
+        borrowed, self._unsent_in = self._unsent_in, None
         try:
-            await self._transmit(out[sent:length])
+            await self._transmit(unsent)
         finally:
-            self._buffers.give_back(out)
+            if borrowed is not None:
+                self._buffers.give_back(borrowed)
 
     async def _send_queue(self) -> None:
         while self.queue:

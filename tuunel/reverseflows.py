@@ -3,7 +3,7 @@
 Source: docs/spec/records.md section 6 (flows), docs/spec/policy.md section 5 (limits).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
@@ -16,13 +16,13 @@ from tuunel.address import HostPort
 from tuunel.e2e.flows import AgentFlows, FlowData, FlowEnded, FlowRequested
 from tuunel.e2e.wire import FLOW_RECORDS, RecordType
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
+from tuunel.flowwriter import FlowWriter
 from tuunel.ledger import Entry
 from tuunel.targetflow import Rule, TargetFlow, flush_all
 from tuunel.tunnel import Tunnel
 
 MAX_FLOWS_PER_CLIENT: Final = 1024  #: each has a descriptor, of which one client must not take all, and datagrams that wait for its client
 MAX_LOOKUPS_PER_CLIENT: Final = 64  #: names that may hang: one client must leave most of the agent's lookups to others
-BURST: Final = 64  #: records taken from the tunnel in one go: a client that floods leaves the event loop to others
 
 
 class FlowShare:
@@ -94,7 +94,7 @@ class ReverseFlows:
         self._carries = carries
         self._flows = AgentFlows(self._count_lost)
         self._carriers: dict[int, _Carrier] = {}
-        self._news = anyio.Event()  # for the writer
+        self._writer = FlowWriter(tunnel, self._flows.outbox)
         self._ended = False  # by FIN
 
     async def run(self) -> None:
@@ -109,7 +109,7 @@ class ReverseFlows:
                 tasks.start_soon(self._write)
                 await self._read(tasks)
                 if self._ended:
-                    self._news.set()  # the writer leaves behind a whole record, and FIN can follow
+                    self._writer.end()  # behind a whole record, so that FIN can follow
                 else:
                     tasks.cancel_scope.cancel()
         finally:
@@ -122,9 +122,8 @@ class ReverseFlows:
         """Take records until FIN, or until the tunnel is cut. No flow is carried any more then, but for what was held for it before FIN."""
         detail = ""
         try:
-            while not self._take_burst(tasks):
-                self._news.set()
-                await self._tunnel.wait_for_records()
+            while not await self._tunnel.on_records(lambda: self._take(tasks)):
+                pass
             self._ended = True
             await flush_all([carrier.target for carrier in self._carriers.values()])
         except (OSError, anyio.ClosedResourceError):
@@ -136,30 +135,29 @@ class ReverseFlows:
             for flow in list(self._carriers):
                 self._take_out(flow).end("done" if self._ended else "reset", detail)
 
-    def _take_burst(self, tasks: TaskGroup) -> bool:
-        """Handle the records that are here, a burst at most. True at FIN."""
-        for _ in range(BURST):
-            record = self._tunnel.take(*FLOW_RECORDS, RecordType.FIN)
-            if record is None or record[0] is RecordType.FIN:
-                return record is not None
-            match self._flows.receive(*record):
-                case FlowData(flow, payload):
-                    self._carriers[flow].send(payload)
-                case FlowEnded(flow, reason):
-                    self._take_out(flow).end(str(reason or "done"))
-                    self._carries(len(self._carriers))
-                case FlowRequested(flow, target):
-                    self._open(flow, target, tasks)
-                    return False  # asking the policy costs more than a burst of datagrams
-        return False
+    def _take(self, tasks: TaskGroup) -> bool | None:
+        """Handle the next record that is here. True at FIN, False when others should have their turn."""
+        record = self._tunnel.take(*FLOW_RECORDS, RecordType.FIN)
+        if record is None:
+            return None
+        if record[0] is RecordType.FIN:
+            return True
+        match self._flows.receive(*record):
+            case FlowData(flow, payload):
+                self._carriers[flow].send(payload)
+            case FlowEnded(flow, reason):
+                self._take_out(flow).end(str(reason or "done"))
+                self._carries(len(self._carriers))
+            case FlowRequested(flow, target):
+                self._open(flow, target, tasks)
+                self._writer.flush()
+                return False  # asking the policy costs more than a burst of datagrams
+        self._writer.flush()  # closes are answered
+        return None
 
     async def _write(self) -> None:
         try:
-            while not self._ended:
-                self._news = anyio.Event()  # before looking: what comes while a record is sent is not overlooked
-                while self._flows.outbox and not self._ended:
-                    await self._tunnel.send_records(self._flows.outbox.take())
-                await self._news.wait()
+            await self._writer.run()
         except (OSError, anyio.ClosedResourceError):
             self._tunnel.reset()  # which ends the reader, too
 
@@ -196,23 +194,25 @@ class ReverseFlows:
         if not carrier.over:
             carrier.entry.connected(self._tunnel.id)
             self._flows.opened(carrier.flow, bound)
-            self._news.set()
+            self._writer.flush()
 
-    def _deliver(self, carrier: _Carrier, payload: bytes) -> None:
+    def _deliver(self, carrier: _Carrier, payloads: Sequence[bytes]) -> None:
         if carrier.over:
             return
-        if self._flows.send(carrier.flow, payload):
-            carrier.entry.traffic.down += len(payload)
-            self._news.set()
-        else:
-            carrier.entry.traffic.lost += 1
+        traffic = carrier.entry.traffic
+        for payload in payloads:
+            if self._flows.send(carrier.flow, payload):
+                traffic.down += len(payload)
+            else:
+                traffic.lost += 1
+        self._writer.flush()
 
     def _close(self, carrier: _Carrier, reason: Reason | None = None, detail: str = "") -> None:
         """End a flow from this side: idle, refused, or in fault."""
         if not carrier.over:
             self._take_out(carrier.flow).end("done")  # unless a failure has ended its entry
             self._flows.close(carrier.flow, reason, detail)
-            self._news.set()
+            self._writer.flush()
             if not self._ended:
                 self._carries(len(self._carriers))
 

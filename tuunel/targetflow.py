@@ -47,9 +47,9 @@ def idle_time(port: int) -> float:
 class TargetFlow:
     """Datagrams to and from one target, through a socket that is connected to one checked address of it.
 
-    `rule` is asked when the target was looked up, and again before a datagram is sent under a new stamp. `deliver` is called with each
-    datagram of the target; `dropped` with the size of each that `send` had taken and that is lost after all. Neither must wait or
-    raise. `speaker` is in whose name failures speak.
+    `rule` is asked when the target was looked up, and again before a datagram is sent under a new stamp. `deliver` is called with the
+    datagrams of the target, as many as have come; `dropped` with the size of each that `send` had taken and that is lost after all.
+    Neither must wait or raise. `speaker` is in whose name failures speak.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TargetFlow:
         *,
         rule: Rule,
         speaker: Speaker,
-        deliver: Callable[[bytes], object],
+        deliver: Callable[[Sequence[bytes]], object],
         dropped: Callable[[int], object],
     ) -> None:
         self._target = target
@@ -213,25 +213,24 @@ class TargetFlow:
         idle = idle_time(self._target.port)
         try:
             while self._failed is None and anyio.current_time() < self._active + idle:
-                if self._receive_burst(connected):
-                    await anyio.lowlevel.checkpoint()
-                else:
-                    with anyio.move_on_at(self._active + idle) as self._wait:
-                        await connected.wait_readable()
+                with anyio.move_on_at(self._active + idle) as self._wait:
+                    await connected.on_readable(lambda: self._receive_burst(connected))
         except OSError as error:
             self._fail(error)
 
-    def _receive_burst(self, connected: DatagramSocket) -> bool:
-        """Deliver what is here, a burst at most. False when there was nothing."""
-        for received in range(BURST):
-            payload = connected.receive()
-            if payload is None:
-                return received > 0
-            self._active = anyio.current_time()
-            if self._others:
-                self._settle()
-            self._deliver(payload)
-        return True
+    def _receive_burst(self, connected: DatagramSocket) -> bool | None:
+        """Deliver what is here, a burst at most. True when the flow has failed."""
+        burst: list[bytes] = []
+        try:
+            while len(burst) < BURST and (payload := connected.receive()) is not None:
+                burst.append(payload)
+        finally:  # an error is told behind what came before it
+            if burst:
+                self._active = anyio.current_time()
+                if self._others:
+                    self._settle()
+                self._deliver(burst)
+        return None if self._failed is None else True
 
 
 async def flush_all(flows: Iterable[TargetFlow]) -> None:

@@ -6,7 +6,7 @@ Source: docs/spec/tunnel.md (opening, recycling), docs/spec/records.md (records)
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
@@ -213,17 +213,17 @@ class Tunnel:
 
     # flows
 
-    async def wait_for_records(self) -> None:
-        """Wait until `take` is worth a try. Always yields to other tasks."""
+    async def on_records(self, step: Callable[[], Result | None]) -> Result:
+        """Call `step` whenever `take` is worth a try, until it gives something else than None, as `RawSocket.on_readable` does."""
         self._check_open()
-        await self.records.wait()
+        return await self.records.on_readable(step)
 
     def take(self, *wanted: RecordType) -> tuple[RecordType, bytes] | None:
         """The next record of a wanted type that is here, and its body; None when there is none. Raises TunnelCut."""
         self._check_open()
         return self.records.take(*wanted)
 
-    async def send_records(self, records: Iterable[tuple[RecordType, bytes]]) -> None:
-        """Seal small records, in order, and send them in one write. Raises as `write_now`."""
+    def send_now(self, records: Sequence[tuple[RecordType, bytes]]) -> Rest | None:
+        """Seal small records, in order, and send them in one write: now, or when the rest is awaited. Raises as `write_now`."""
         self._check_open()
-        await self.records.send_records(records)
+        return self.records.send_now(records)

@@ -120,20 +120,24 @@ class _Client:
         return sent
 
     async def _receive(self, datagrams: Datagrams) -> None:
-        while True:
-            await self._socket.wait_readable()
+        def step() -> None:
             self._receive_burst(datagrams)
+
+        await self._socket.on_readable(step)
 
     def _receive_burst(self, datagrams: Datagrams) -> bool:
         """Take what is here, a burst at most. False when there is no more."""
-        for _ in range(BURST):
+        taken = 0
+        while taken < BURST:
             received = None
             with suppress(OSError):  # the kernel's word on a datagram that was sent
                 received = self._socket.receive_from()
             if received is None:
-                return False
+                break
             self._pass_on(*received, datagrams)
-        return True
+            taken += 1
+        datagrams.flush()
+        return taken == BURST
 
     def _pass_on(self, data: bytes, sender: SocketAddress, datagrams: Datagrams) -> None:
         try:

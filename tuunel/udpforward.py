@@ -65,8 +65,8 @@ class UdpForward:
 
     async def _receive(self, number: int, datagrams: Datagrams) -> None:
         socket = self._sockets[number]
-        while True:
-            await socket.wait_readable()
+
+        def step() -> None:
             for _ in range(BURST):
                 received = None
                 with suppress(OSError):  # the kernel's word on an answer that was sent: its client has gone
@@ -75,6 +75,9 @@ class UdpForward:
                     break
                 payload, client = received
                 datagrams.send(self._target, payload, key=(number, client))
+            datagrams.flush()
+
+        await socket.on_readable(step)
 
     def _deliver(self, key: Hashable, payload: bytes) -> bool:
         assert isinstance(key, tuple)
