@@ -126,7 +126,7 @@ class _Carrier:
         if self._users.pop(number, None) is not None:
             self._last_use = time.monotonic()
             self._core.close(number, reason)
-            self._to_send.set()
+            self.flush()
 
     def _drop(self, number: int, size: int) -> None:
         if number in self._users:

@@ -5,7 +5,7 @@ Source: docs/spec/records.md, docs/spec/tunnel.md section 8 (liveness).
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, NoReturn, TypeVar
 
@@ -217,10 +217,6 @@ class RecordStream:
     async def send(self, kind: RecordType, body: bytes) -> None:
         """Send one small record. Raises as `send_data`."""
         await self._writer.send([(kind, body)])
-
-    async def send_records(self, records: Iterable[tuple[RecordType, bytes]]) -> None:
-        """Seal small records, in order, and send them in one write. Raises as `send_data`."""
-        await self._writer.send(records)
 
     def send_now(self, records: Sequence[tuple[RecordType, bytes]]) -> Rest | None:
         """Seal small records, in order, and send them in one write, without waiting where that is possible; as `send_data`."""
