@@ -68,6 +68,10 @@ def _variable(name: str, value: str, ports: set[str]) -> Finding | None:
             f"{shown} is not the tuunel proxy: programs ask it for .tuunel names, which it does not know",
             "in the shells where you want them, take what 'tuunel setup env' prints",
         )
+    if url.scheme == "https":
+        return wrong(
+            "environment", f"{shown} wants TLS, which the proxy does not speak", f"write http:// in {name}: tuunel encrypts by itself"
+        )
     if better := RESOLVES_LOCALLY.get(url.scheme):
         return wrong(
             "environment",
@@ -83,7 +87,7 @@ def _place(url: SplitResult) -> str:
 
 def _exceptions(environ: Mapping[str, str]) -> Iterator[Finding]:
     for name in EXCEPTIONS:
-        hosts = [host.strip().lower() for host in environ.get(name, "").split(",")]
+        hosts = [host.strip().lower().partition(":")[0] for host in environ.get(name, "").split(",")]
         past = [host for host in hosts if host == "*" or f".{host}".endswith(".tuunel")]
         if past:
             yield wrong(

@@ -13,7 +13,6 @@ from tuunel.identity import IdentityKey
 from tuunel.settings import Home
 
 LOOPBACKS: Final = {"localhost": ("127.0.0.1", "::1")}
-ACCEPTED: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EACCES)  # there is no such address here, or no right to the port
 
 
 def running_roles(home: Home) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
@@ -77,5 +76,5 @@ def _is_taken(host: str, port: int) -> bool:
         try:
             probe.bind((host, port))
         except OSError as error:
-            return error.errno not in ACCEPTED
+            return error.errno == errno.EADDRINUSE
     return False

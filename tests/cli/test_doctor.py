@@ -238,6 +238,7 @@ def test_a_port_that_another_program_has(monkeypatch: pytest.MonkeyPatch, doctor
         ("localhost:1080", "ok", name_of),
         ("socks5://localhost:1080", "wrong", "socks5h://"),
         ("socks4://[::1]:1080", "wrong", "socks4a://"),
+        ("https://localhost:1080", "wrong", "http://"),
         ("http://proxy.example:3128", "warning", "proxy.example:3128"),
         ("http://localhost:3128", "warning", "localhost:3128"),
         ("http://localhost:many", "wrong", "no address"),
@@ -249,7 +250,7 @@ def test_where_a_variable_sends_programs(name: str, value: str, state: str, told
     assert told in finding.what + finding.fix
 
 
-@pytest.mark.parametrize("past", ["*", ".tuunel", "home.tuunel", "localhost, TUUNEL"])
+@pytest.mark.parametrize("past", ["*", ".tuunel", "home.tuunel", "localhost, TUUNEL", "home.tuunel:8080"])
 def test_exceptions_that_lead_past_the_proxy(past: str) -> None:
     finding, *others = check_environment({"ALL_PROXY": "socks5h://localhost:1080", "NO_PROXY": past}, PROXY)
     assert finding.state == "wrong"

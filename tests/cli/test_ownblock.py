@@ -153,6 +153,15 @@ def test_what_cannot_be_written_or_read_is_told(tmp_path: Path) -> None:
         block(tmp_path).put()
 
 
+def test_a_full_disk_leaves_the_file_as_it_was(path: Path) -> None:
+    """Tried with a limit on the size of files, which stops a write in its middle as a full disk does."""
+    path.write_text("theirs\n")
+    done = subprocess.run([sys.executable, "-c", WITH_A_LIMIT, str(path)], capture_output=True, text=True, check=True, timeout=60)
+    assert "cannot be written: File too large" in done.stdout
+    assert path.read_text() == "theirs\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_read_only_file_is_left_alone() -> None:
     """Tried as a user for whom modes count: for root every file can be written."""
     with tempfile.TemporaryDirectory(prefix="tuublock", dir="/tmp") as name:
@@ -179,6 +188,19 @@ if os.geteuid() == 0:
     os.setuid(65534)
 try:
     Block(path, "#", lambda: "ours\\n").put()
+except StateError as error:
+    print(error)
+"""
+
+WITH_A_LIMIT = """
+import resource, signal, sys
+from pathlib import Path
+from tuunel.cli.ownblock import Block
+from tuunel.errors import StateError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    Block(Path(sys.argv[1]), "#", lambda: "ours\\n" * 2000).put()
 except StateError as error:
     print(error)
 """

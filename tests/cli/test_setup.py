@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_written_is_told(home: Path, capsys: pytest.Captur
 
 def test_ssh_gets_absolute_paths_and_its_home() -> None:
     host, command, everything = ssh_lines().splitlines()
-    assert (host, everything) == ("Host *.tuunel", "Host *")
+    assert (host, everything) == ("Host *.tuunel *.tuunel.", "Host *")
     words = shlex.split(command)
     assert words[0] == "ProxyCommand"
     assert Path(words[1]).is_absolute()

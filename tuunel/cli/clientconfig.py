@@ -156,7 +156,7 @@ def ssh_lines() -> str:
     chosen = os.environ.get(VARIABLE)
     home = [shutil.which("env") or "/usr/bin/env", f"{VARIABLE}={Home.find().root}"] if chosen else []
     command = shlex.join([*home, *own_command(), "nc"]).replace("%", "%%")  # ssh expands % sequences
-    return f"Host *.tuunel\n    ProxyCommand {command} %h %p\nHost *\n"
+    return f"Host *.tuunel *.tuunel.\n    ProxyCommand {command} %h %p\nHost *\n"
 
 
 def ssh_option(config: Path) -> str:
