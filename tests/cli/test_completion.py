@@ -2,8 +2,10 @@
 
 import hmac
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -122,7 +124,8 @@ def test_a_real_fish_completes_devices(environment: dict[str, str]) -> None:
 @pytest.mark.real
 def test_a_real_zsh_completes_devices(environment: dict[str, str], tmp_path: Path) -> None:
     """Typed into a terminal, as zsh completes nowhere else."""
-    tmux = [program("tmux"), "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
+    folder = tempfile.mkdtemp(prefix="tuuzsh", dir="/tmp")  # the path of a unix socket is limited
+    tmux = [program("tmux"), "-S", f"{folder}/tmux", "-f", "/dev/null"]
     (tmp_path / ".zshrc").write_text("autoload -Uz compinit; compinit -u\neval \"$(tuunel completion zsh)\"\nPS1='ready> '\n")
 
     def screen() -> str:
@@ -138,3 +141,4 @@ def test_a_real_zsh_completes_devices(environment: dict[str, str], tmp_path: Pat
         wait_for("tuunel forget homelab")
     finally:
         subprocess.run([*tmux, "kill-server"], env=environment, timeout=30, check=False)
+        shutil.rmtree(folder)

@@ -94,10 +94,14 @@ def test_ssh_takes_what_setup_wrote_whatever_else_its_file_says(sshd: Sshd, mach
     config.write_text(theirs + f"    UserKnownHostsFile {sshd.directory}/known_hosts\n    StrictHostKeyChecking yes\n    BatchMode yes")
     before = config.read_bytes()
     run(tuunel_argv("setup", "ssh", "--write"), {**machine.env, "HOME": str(tmp_path)})
-    bare = {"PATH": "/usr/bin:/bin"}  # as an editor has it: neither tuunel nor TUUNEL_HOME
-    done = run([program("ssh"), "-F", str(config), "home.tuunel", "echo there"], bare)
+    bare_environment = {"PATH": "/usr/bin:/bin"}  # as an editor has it: neither tuunel nor TUUNEL_HOME
+    done = run([program("ssh"), "-F", str(config), "home.tuunel", "echo there"], bare_environment)
     assert done.stdout == b"there\n"
-    other = run([program("ssh"), "-F", str(config), "-G", "example.org"], bare).stdout.decode().splitlines()
+    git, bare = program("git"), tmp_path / "project.git"
+    run([git, "init", "-q", "--bare", str(bare)], bare_environment)
+    run([git, "-c", f"core.sshCommand=ssh -F {config}", "clone", "-q", f"home.tuunel:{bare}", str(tmp_path / "clone")], bare_environment)
+    assert (tmp_path / "clone" / ".git").is_dir()
+    other = run([program("ssh"), "-F", str(config), "-G", "example.org"], bare_environment).stdout.decode().splitlines()
     assert {"proxycommand false", f"port {sshd.port}"} <= set(other), "the lines behind ours still hold for every host"
     run(tuunel_argv("setup", "ssh", "--undo"), {**machine.env, "HOME": str(tmp_path)})
     assert config.read_bytes() == before
