@@ -60,3 +60,16 @@ def test_doctor_obeys(monkeypatch: pytest.MonkeyPatch, tmp_path: object, *, colo
     app.main(["doctor"])
     assert ("\x1b[32mok" in screen.getvalue()) == colours
     assert ("\x1b" in screen.getvalue()) == colours
+
+
+def test_doctor_breaks_lines_between_words(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setenv("TUUNEL_HOME", f"{tmp_path}/none")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    app.main(["doctor"])
+    versions = screen.getvalue().partition("ok       encryption")[0].splitlines()
+    assert len(versions) > 1
+    assert all(len(line) <= 60 for line in versions)
+    assert all(line[:22].isspace() for line in versions[1:])

@@ -2,7 +2,9 @@
 # ruff: noqa: PLC0415 - a command imports what it uses when it runs: start-up time is what people feel
 
 import os
+import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tuunel.finding import Finding
 
 MAX_LINE: Final = 1000  # characters of one finding: paths and a relay's words are longer than other labels
+MIN_WIDTH: Final = 20  # columns: in a narrower terminal lines are broken by itself
 INKS: Final = {"ok": Colour.GREEN, "warning": Colour.YELLOW, "wrong": Colour.RED}
 
 
@@ -85,13 +88,22 @@ def proxy_listen() -> "HostPort":
         return HostPort.parse(DEFAULT_LISTEN, DEFAULT_PORT)
 
 
+def _wrapped(text: str, indent: int) -> list[str]:
+    """The text in lines that a terminal has room for beside the indent; in one line where it is no terminal."""
+    if not sys.stdout.isatty():
+        return [text]
+    return textwrap.wrap(text, max(shutil.get_terminal_size().columns - indent, MIN_WIDTH)) or [""]
+
+
 def _show(document: Document) -> None:
     checks = document["checks"]
     width = max(len(each["check"]) for each in checks)
+    gap = " " * (len("warning") + width + 4)
     for each in checks:
         mark = painted(f"{each['state']:<7}", INKS[each["state"]], sys.stdout)
-        put(f"{mark}  {each['check']:<{width}}  {printable(each['what'], MAX_LINE)}")
+        first, *more = _wrapped(printable(each["what"], MAX_LINE), len(gap))
+        put(f"{mark}  {each['check']:<{width}}  {first}", *(gap + line for line in more))
         if each["fix"]:
-            put(f"{'':9}{'':{width}}  fix: {printable(each['fix'], MAX_LINE)}")
+            put(f"{gap}fix: {printable(each['fix'], MAX_LINE)}")  # in one piece: it may be a command to copy
     bad, doubtful = (sum(each["state"] == state for each in checks) for state in ("wrong", "warning"))
     say(f"{count(bad, 'thing')} wrong, {count(doubtful, 'warning')}" if bad or doubtful else "nothing is wrong")
