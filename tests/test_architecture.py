@@ -144,6 +144,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "follow",
         "journal",
         "metrics",
+        "unitfile",
         "config",
         "configfile",
         "finding",

@@ -39,9 +39,9 @@ def test_ready_and_the_relays_state_are_told(listener: tuple[str, socket.socket]
     assert heard(listener[1]) == ["STATUS=relay relay.example.net:7443 offline: noREADY=1"]  # a detail cannot forge a line
     for rtt in (0.01, 0.02):  # a new round-trip time is no news
         supervisor(RelayStateChanged("relay.example.net:7443", "online", rtt=rtt))
-    supervisor.stopping()
+    supervisor.stopping(2.5)
     assert heard(listener[1]) == ["STATUS=relay relay.example.net:7443 online"]
-    assert heard(listener[1]) == ["STOPPING=1"]
+    assert heard(listener[1]) == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=12500000"]
 
 
 def test_a_reload_is_told_with_its_time(listener: tuple[str, socket.socket]) -> None:
@@ -83,5 +83,5 @@ async def test_without_a_supervisor_nothing_happens(environ: dict[str, str]) -> 
     supervisor(Ready("proxy"))
     supervisor.reloading()
     supervisor.reloaded()
-    supervisor.stopping()
+    supervisor.stopping(1)
     await supervisor.show_life()  # ends at once: nobody wants a sign

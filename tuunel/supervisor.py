@@ -16,6 +16,7 @@ import anyio
 from tuunel.events import Event, Ready, RelayStateChanged, printable
 
 MICROSECONDS: Final = 1_000_000
+GRACE: Final = 10.0  #: seconds to end in, after connections have had theirs
 
 
 class Supervisor:
@@ -45,9 +46,9 @@ class Supervisor:
         """The reload is over, well or not."""
         self._send("READY=1")
 
-    def stopping(self) -> None:
-        """The process ends in order."""
-        self._send("STOPPING=1")
+    def stopping(self, within: float) -> None:
+        """The process ends in order, in so many seconds at most."""
+        self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((within + GRACE) * MICROSECONDS)}")
 
     async def show_life(self) -> None:
         """Send a sign of life at half the time in which one is due, until cancelled: from the event loop, for one that hangs shows none."""

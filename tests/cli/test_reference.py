@@ -10,7 +10,7 @@ PROMISED = {
     "tuunel relay serve", "tuunel relay link", "tuunel relay devices", "tuunel relay revoke", "tuunel agent", "tuunel invite",
     "tuunel clients", "tuunel revoke", "tuunel pair", "tuunel devices", "tuunel devices add", "tuunel rename", "tuunel forget",
     "tuunel proxy", "tuunel forward", "tuunel nc", "tuunel config show", "tuunel config check", "tuunel setup", "tuunel demo",
-    "tuunel status", "tuunel top",
+    "tuunel status", "tuunel top", "tuunel service install", "tuunel service remove",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tuunel.cli import agent, completion, config, demo, doctor, forward, pairing, probe, proxy, relay, setup, status, top, verify
+from tuunel.cli import agent, completion, config, demo, doctor, forward, pairing, probe, proxy, relay, service, setup, status, top, verify
 from tuunel.cli.configured import configured
 from tuunel.cli.report import first_error, say_error
 
@@ -37,6 +37,7 @@ app.command()(status.status)
 app.command()(top.top)
 app.command()(setup.setup)
 app.command()(doctor.doctor)
+app.add_typer(service.app, name="service")
 app.command()(demo.demo)
 app.command()(completion.completion)
 

@@ -157,7 +157,7 @@ async def end_on_signal(
         await anext(aiter(received))
     for number in SIGNALS:
         signal.signal(number, partial(exit_at_once, leave))
-    supervisor.stopping()
+    supervisor.stopping(drain)
     role.stop()
     await anyio.sleep(drain)
     scope.cancel()
