@@ -3,10 +3,12 @@
 import argparse
 import json
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from bench.document import document
 from bench.machine import Others, machine
@@ -61,6 +63,11 @@ def _raise_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _end(number: int, _frame: object) -> NoReturn:
+    """End all that was started, as after Ctrl-C."""
+    sys.exit(128 + number)
+
+
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -69,6 +76,7 @@ def main() -> int:
     """Run the benchmark; return 1 when tuunel or raw loopback failed at something. What a peer fails at is part of the results."""
     arguments = _arguments()
     _raise_limit()
+    signal.signal(signal.SIGTERM, _end)
     workloads = [workload for workload in WORKLOADS if _chosen(workload, arguments)]
     versions, skipped = _found([system for system in SYSTEMS if not arguments.systems or system.name in arguments.systems])
     for name, reason in skipped.items():

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.results import Results
+from bench.systems import LIMIT
 from bench.systems.system import System
 from bench.systems.tuunel import Tuunel
 
-LIMIT = "raw"
 ROUND_TRIP_SLACK = 0.25  # round trips are counted: this much is processing, and no further exchange
 
 

@@ -6,6 +6,7 @@ from bench.document import document
 from bench.results import Results
 from bench.table import grid, render
 from bench.turns import take_turns
+from bench.workloads.workload import Measurement
 from tests.bench.doubles import Counting, Wire, results
 
 WORKLOAD = Counting()
@@ -73,3 +74,21 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
         "| -------- | ---- |",
         "| wide one | b    |",
     ]
+
+
+def test_the_goals_that_this_run_can_judge_stand_above_the_workloads() -> None:
+    made = results(1)
+    made.add("idle", "tuunel", Measurement({"relay_kb": 20.0}, {}))
+    table = render(made, [WORKLOAD], SYSTEMS, limit="raw")
+    assert cells(table, "idle tunnel at the relay") == [["idle tunnel at the relay", "20.0 KB", "met: 24 KB", "MISSED: 12 KB"]]
+    assert "**goals**" not in render(results(1), [WORKLOAD], SYSTEMS, limit="raw")
+
+
+def test_a_system_that_a_workload_is_not_about_has_no_row_there() -> None:
+    class OfTuunel(Counting):
+        only = "tuunel"
+
+    made = results(1)
+    take_turns(made, [OfTuunel()], SYSTEMS, lambda _: None)
+    assert len(cells(render(made, [OfTuunel()], SYSTEMS, limit="raw"), "raw")) == 1
+    assert list(document(made, [OfTuunel()], SYSTEMS)["workloads"]["counting"]["systems"]) == ["tuunel"]
