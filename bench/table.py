@@ -32,7 +32,7 @@ def _lines(results: Results, workloads: Sequence[Workload], systems: Sequence[Sy
         yield ""
         yield from _workload(results, workload, systems, limit)
     for name, system_name, error in results.failures:
-        yield f"\nfailed: {name} with {system_name}: {error}"
+        yield f"\nfailed: {name} with {system_name}: {error.splitlines()[0]}"
 
 
 def _goals(results: Results, systems: Sequence[System]) -> Iterator[str]:
