@@ -3,11 +3,12 @@
 import json
 import re
 import signal
+import subprocess
 from typing import Any
 
 import pytest
 
-from tests.journeys.processes import Running, tuunel_argv, until
+from tests.journeys.processes import DEADLINE, Running, tuunel_argv, until
 from tests.journeys.targets import closed_port, echo, serving
 from tests.journeys.world import Machine, Relay, Trio, World
 from tuunel.errors import ANSWERS, NotRunning, Reason
@@ -147,6 +148,16 @@ class TestPing:
             rest = process.rest()
         assert "1 answered, 0% lost" in rest
         assert rest.count("min/avg/max/mdev") == 3
+
+    def test_a_reader_that_has_seen_enough_ends_it_without_a_word(self, trio: Trio) -> None:
+        argv = tuunel_argv("ping", "home")
+        with subprocess.Popen(argv, env=trio.walker.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout
+            assert process.stderr
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.wait(DEADLINE) == 1
+            assert process.stderr.read() == b""
 
     def test_an_agent_that_goes_and_comes_back(self, own_trio: Trio) -> None:
         with Running(tuunel_argv("ping", "home"), own_trio.laptop.env) as process:

@@ -302,7 +302,13 @@ def _until_interrupted(run: Callable[[], Awaitable[Any]]) -> None:
             await run()
             tasks.cancel_scope.cancel()
 
-    anyio.run(watched)
+    reader_gone: BrokenPipeError | None = None
+    try:
+        anyio.run(watched)
+    except* BrokenPipeError as group:
+        reader_gone = next(error for error in group.exceptions if isinstance(error, BrokenPipeError))
+    if reader_gone is not None:
+        raise reader_gone  # alone, as the command line knows it: whoever read the output has seen enough
 
 
 async def _cancel_on_signal(scope: Any) -> None:
