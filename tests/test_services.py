@@ -1,10 +1,12 @@
 """The agent's own services: for clients with a grant, bounded in time, bytes and number, and never a way to anywhere else."""
 
+import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from tests.world import PATIENCE, Trio, World, pool_of, trio, world
@@ -13,7 +15,7 @@ from tuunel.buffers import MAX_BODY
 from tuunel.e2e.service import QUESTION, Measure, RelayRtt, Service, Taken
 from tuunel.e2e.wire import Command, Target
 from tuunel.errors import Failure, Reason, Speaker
-from tuunel.events import ConnectionClosed, ConnectionOpened
+from tuunel.events import Alarm, ConnectionClosed, ConnectionOpened
 from tuunel.inflow import Inflow
 from tuunel.pool import TunnelPool
 from tuunel.probe.way import ask_relay_rtt, ask_service
@@ -67,6 +69,17 @@ async def test_an_agent_tells_its_round_trip_to_the_relay_again_and_again_and_en
         await tunnel.aclose()
         assert (await roles.agent.until(ConnectionOpened)).target == "service:relay-rtt"
         assert (await roles.agent.until(ConnectionClosed)).reason == "done"
+
+
+async def test_an_agent_that_stops_does_not_wait_for_a_ping_to_end() -> None:
+    async with three() as (_, roles), pool_of(roles.home) as pool:
+        tunnel = await opened(pool, roles, Service.RELAY_RTT)
+        assert await ask_relay_rtt(tunnel, pool._buffers) is not None
+        roles.agent.role.stop()
+        with anyio.fail_after(PATIENCE):
+            await roles.agent.over.wait()
+        with pytest.raises(OSError, match="SHUTDOWN"):
+            await read_all(pool, tunnel, 0)
 
 
 async def test_questions_make_the_agent_ask_the_relay_twice_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +228,29 @@ async def test_a_measurement_is_no_longer_than_an_agent_wants(monkeypatch: pytes
         assert (await read_all(pool, tunnel, 0)).size > 0
         await tunnel.aclose()
         assert (await roles.agent.until(ConnectionClosed)).reason == "done"
+
+
+@pytest.mark.parametrize("service", Service)
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_a_client_says_ends_its_own_tunnel_and_no_more(monkeypatch: pytest.MonkeyPatch, service: Service, seed: int) -> None:
+    monkeypatch.setattr(services, "LONGEST", 0.05)
+    monkeypatch.setattr(services, "GRACE", 0.05)
+    chosen = random.Random(seed)
+    async with three() as (_, roles), pool_of(roles.home) as pool:
+        tunnel = await opened(pool, roles, service)
+        with suppress(OSError, anyio.ClosedResourceError):
+            for _ in range(chosen.randrange(1, 6)):
+                await send_bytes(tunnel, pool._buffers, chosen.randbytes(chosen.choice((1, 3, 4, 5, 1000, 70_000))))
+                await anyio.lowlevel.checkpoint()
+            if seed % 2:
+                await tunnel.write_eof()
+                await read_all(pool, tunnel, 0)
+            tunnel.reset()
+        closed = await roles.agent.until(ConnectionClosed)
+        assert closed.reason in {"done", "reset", Reason.LIMIT}
+        assert not roles.agent.seen(Alarm)
+        tunnel.reset()
+        (await opened(pool, roles, service)).reset()
 
 
 async def test_a_request_for_nothing_is_a_breach() -> None:

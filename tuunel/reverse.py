@@ -19,6 +19,7 @@ from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.dial import Allow, dial, dial_unix
 from tuunel.e2e.handshake import InitReceived, OfferSecrets, Responder
+from tuunel.e2e.service import Service
 from tuunel.e2e.wire import Command, Purpose, Target
 from tuunel.errors import Failure, PeerMismatch, ProtocolError, Reason, Speaker, StateError, TuunelError
 from tuunel.establish import respond
@@ -252,6 +253,8 @@ class ReverseTunnels:
                 raise
             await tunnel.answer_connected(UNNAMED)
             entry.connected(tunnel.id)
+            if name == Service.RELAY_RTT:
+                self._set_idle(tunnel, idle=True)  # nobody who stops the agent waits for a ping to end
             await serve(tunnel, entry.traffic)
             await tunnel.aclose()
         entry.end(PumpEnd.DONE)
