@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from tests.cli import metrics_page, settings_page
+from tests.cli import manpages, metrics_page, settings_page
 from tuunel.cli.app import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
@@ -103,4 +103,5 @@ def row(name: str, parameter: Any) -> str:
 if __name__ == "__main__":
     PAGE.write_text(render())
     metrics_page.PAGE.write_text(metrics_page.render())
+    manpages.write()
     settings_page.PAGE.write_text(settings_page.render())

@@ -208,6 +208,7 @@ def test_pip_installs_it_into_a_fresh_environment(tmp_path: Path) -> None:
         capture_output=True, timeout=300, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert installed.returncode == 0, installed.stderr.decode()
+    assert (tmp_path / "venv" / "share" / "man" / "man1" / "tuunel-proxy.1").exists()
     shown = run([str(binaries / "tuunel"), "--help"], clean_environment(NO_COLOR="1", COLUMNS="120"), cwd=tmp_path).stdout.decode()
     for command in ("relay", "agent", "pair", "proxy", "nc"):
         assert command in shown
