@@ -21,7 +21,7 @@ RUNNING = {"listen": ["127.0.0.1:4321", "[::1]:4321"]}
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUUNEL_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "GIT_CONFIG_GLOBAL"):
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "GIT_CONFIG_GLOBAL"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -120,6 +120,8 @@ def test_ssh_gets_absolute_paths_and_its_home() -> None:
 def test_ssh_gets_no_home_where_none_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TUUNEL_HOME")
     assert "TUUNEL_HOME" not in ssh_lines()
+    monkeypatch.setenv("XDG_STATE_HOME", "/elsewhere")
+    assert "TUUNEL_HOME=/elsewhere/tuunel " in ssh_lines()
 
 
 def test_a_path_with_percent_and_space_reaches_ssh_whole(monkeypatch: pytest.MonkeyPatch) -> None:

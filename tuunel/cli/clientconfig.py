@@ -153,7 +153,7 @@ def ssh_lines() -> str:
 
     They stand first, because ssh takes the first value that fits; `Host *` gives the lines behind them back to every host.
     """
-    chosen = os.environ.get(VARIABLE)
+    chosen = os.environ.get(VARIABLE) or os.environ.get("XDG_STATE_HOME")  # which an editor's environment may lack
     home = [shutil.which("env") or "/usr/bin/env", f"{VARIABLE}={Home.find().root}"] if chosen else []
     command = shlex.join([*home, *own_command(), "nc"]).replace("%", "%%")  # ssh expands % sequences
     return f"Host *.tuunel *.tuunel.\n    ProxyCommand {command} %h %p\nHost *\n"
