@@ -84,6 +84,11 @@ async def test_names_outside_tuunel_say_how_they_would_go() -> None:
         assert broken.reason is Reason.REFUSED_BY_SETTING
         assert names(hops) == ["proxy", "route"]
         await proxy.kill()
+        proxy = await made.proxy(roles.home, other="via:home")
+        hops, broken = await walked(roles.home, "127.0.0.1", port)
+        assert broken is None
+        assert hops[1].said == "it goes through the device home, by --other"
+        await proxy.kill()
         await made.proxy(roles.home)
         hops, broken = await walked(roles.home, "127.0.0.1", port)
         assert broken is None
