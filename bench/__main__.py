@@ -30,7 +30,9 @@ ROUNDS = 3
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="tuunel beside its peers, doing the same job on loopback")
-    parser.add_argument("--quick", action="store_true", help="one round of shorter trials: under two minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of shorter trials, the chief workloads only, nothing by SOCKS: under two minutes"
+    )
     parser.add_argument("--rounds", type=int, default=None, help=f"how often each system does each workload (default {ROUNDS}, quick: 1)")
     parser.add_argument("--systems", nargs="+", choices=[system.name for system in SYSTEMS], help="only these")
     parser.add_argument("--workloads", nargs="+", choices=[workload.name for workload in WORKLOADS], help="only these")
@@ -44,6 +46,12 @@ def _chosen(workload: Workload, arguments: argparse.Namespace) -> bool:
     if arguments.workloads:
         return workload.name in arguments.workloads
     return workload.in_quick or not arguments.quick
+
+
+def _asked_for(system: System, arguments: argparse.Namespace) -> bool:
+    if arguments.systems:
+        return system.name in arguments.systems
+    return not (arguments.quick and system.socks)
 
 
 def _found(systems: Sequence[System]) -> tuple[dict[str, str], dict[str, str]]:
@@ -78,7 +86,7 @@ def main() -> int:
     _raise_limit()
     signal.signal(signal.SIGTERM, _end)
     workloads = [workload for workload in WORKLOADS if _chosen(workload, arguments)]
-    versions, skipped = _found([system for system in SYSTEMS if not arguments.systems or system.name in arguments.systems])
+    versions, skipped = _found([system for system in SYSTEMS if _asked_for(system, arguments)])
     for name, reason in skipped.items():
         _tell(f"skipped: {name}: {reason}")
     systems = [system for system in SYSTEMS if system.name in versions]
