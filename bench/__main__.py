@@ -30,9 +30,7 @@ ROUNDS = 3
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="tuunel beside its peers, doing the same job on loopback")
-    parser.add_argument(
-        "--quick", action="store_true", help="one round of shorter trials, the chief workloads only, nothing by SOCKS: under two minutes"
-    )
+    parser.add_argument("--quick", action="store_true", help="one short round of the chief workloads: under two minutes")
     parser.add_argument("--rounds", type=int, default=None, help=f"how often each system does each workload (default {ROUNDS}, quick: 1)")
     parser.add_argument("--systems", nargs="+", choices=[system.name for system in SYSTEMS], help="only these")
     parser.add_argument("--workloads", nargs="+", choices=[workload.name for workload in WORKLOADS], help="only these")
