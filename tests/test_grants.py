@@ -134,7 +134,7 @@ def test_a_disk_that_fails_uses_nothing_up_and_grants_nothing(book, monkeypatch)
     invite(book)
 
     def full(*_: object) -> None:
-        raise StateError("disk full")
+        raise StateError("disk full", "make room")
 
     with monkeypatch.context() as broken:
         broken.setattr(statefile, "write_private", full)

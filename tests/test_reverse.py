@@ -138,7 +138,7 @@ async def test_a_client_that_gives_up_ends_the_dial(monkeypatch: pytest.MonkeyPa
             await roles.agent.until(ConnectionClosed, lambda event: event.id == opened.id)
 
 
-@pytest.mark.parametrize("error", [StateError("the file is damaged"), OSError(24, "Too many open files")], ids=["state", "os"])
+@pytest.mark.parametrize("error", [StateError("the file is damaged", "mend it"), OSError(24, "Too many open files")], ids=["state", "os"])
 async def test_a_fault_of_the_agents_machine_is_told_there_and_ends_one_tunnel(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     async with three() as (made, roles):
 

@@ -404,7 +404,7 @@ async def test_a_fault_of_the_agents_machine_is_told_there_and_ends_one_flow(mon
     async with setting() as here, here.client() as client:
 
         def fail() -> None:
-            raise StateError("the file is damaged")
+            raise StateError("the file is damaged", "mend it")
 
         monkeypatch.setattr(reverse, "ALARM_INTERVAL", 3600)
         with monkeypatch.context() as patch:

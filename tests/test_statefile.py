@@ -209,7 +209,7 @@ def test_a_step_that_fails_writes_nothing(path):
     file.change(increment)
 
     def step(_: int) -> tuple[int, int]:
-        raise UsageError("no")
+        raise UsageError("no", "do")
 
     with pytest.raises(UsageError):
         file.change(step)

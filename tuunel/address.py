@@ -32,15 +32,15 @@ class HostPort:
         if text.startswith("["):
             inside, closed, rest = text[1:].partition("]")
             if not closed or (rest and not rest.startswith(":")):
-                raise UsageError(f"{text!r} is no address: an IPv6 address is written [address]:port")
+                raise UsageError(f"{text!r} is no address", "write an IPv6 address in brackets: [address]:port")
             return cls(_read_ipv6(inside, text), _read_port(rest[1:] if rest else None, default_port, text))
         if text.count(":") > 1:
             if default_port is None:
-                raise UsageError(f"{text!r} is no address: an IPv6 address is written [address]:port")
+                raise UsageError(f"{text!r} is no address", "write an IPv6 address in brackets: [address]:port")
             return cls(_read_ipv6(text, text), default_port)
         host, colon, port = text.partition(":")
         if len(host) > MAX_HOST or not _HOST.fullmatch(host):
-            raise UsageError(f"{text!r} is no address: a host is a name or an IP address, before ':port'")
+            raise UsageError(f"{text!r} is no address", "write HOST:PORT, where HOST is a name or an IP address")
         return cls(host, _read_port(port if colon else None, default_port, text))
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ def _read_ipv6(text: str, whole: str) -> str:
             raise AddressValueError("a zone is the name or number of an interface")
         return str(address)
     except AddressValueError as error:
-        raise UsageError(f"{whole!r} is no address: {text!r} is not IPv6") from error
+        raise UsageError(f"{whole!r} is no address: {text!r} is not IPv6", "write an IPv6 address in brackets: [address]:port") from error
 
 
 def _read_port(text: str | None, default: int | None, whole: str) -> int:
@@ -62,7 +62,7 @@ def _read_port(text: str | None, default: int | None, whole: str) -> int:
         return default
     # isdecimal() alone would take the digits of other scripts
     if not text or not (text.isascii() and text.isdecimal()) or len(text) > 5 or int(text) > MAX_PORT:
-        raise UsageError(f"{whole!r} needs a port from 0 to {MAX_PORT} at its end, as in 'host:80'")
+        raise UsageError(f"{whole!r} needs a port from 0 to {MAX_PORT} at its end", "write HOST:PORT, as in host:80")
     return int(text)
 
 
@@ -117,7 +117,7 @@ def ip6_label(address: IPv6Address) -> str:
     UsageError for an address with a zone, which means nothing on another machine.
     """
     if address.scope_id is not None:
-        raise UsageError(f"{address} has a zone, which only this machine understands")
+        raise UsageError(f"{address} has a zone, which only this machine understands", "write the address without it")
     label = _hex_text(address).replace(":", "-")
     label = f"{'0' if label.startswith('-') else ''}{label}{'0' if label.endswith('-') else ''}"
     return f"00{label}" if label[2:4] == "--" else label

@@ -118,7 +118,7 @@ def _client(text: str) -> object:
 
 def _level(text: str) -> object:
     if text not in list(Level):
-        raise UsageError(f"{text!r} is no level")
+        raise UsageError(f"{text!r} is no level", f"write one of: {', '.join(Level)}")
     return text
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_REQUEST: Final = 64 * 1024  # bytes of a line: a hundred times the longest request there is
 MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes of a line: some 50,000 devices in one list
+_ONE_LINE: Final = 'write one line such as {"command": "status"}'
 CALL_TIMEOUT: Final = 30.0  # seconds without a byte of the answer: no command takes longer
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
@@ -72,11 +73,11 @@ def call(path: Path, command: str, patience: float = CALL_TIMEOUT, /, **argument
             connection.sendall(request)
             answer = _read_answer(connection)
         except (FileNotFoundError, ConnectionError, EOFError) as error:
-            raise NotRunning(f"no tuunel {path.stem} is running here") from error
+            raise NotRunning(f"no tuunel {path.stem} is running here", "start it first") from error
         except TimeoutError as error:
             raise TuunelError(f"{path} does not answer", "look at the log of the process that serves it") from error
         except OSError as error:
-            raise TuunelError(f"cannot ask {path}: {error.strerror or error}") from error
+            raise TuunelError(f"cannot ask {path}: {error.strerror or error}", "ask as the user who runs it") from error
     if answer.pop("ok"):
         return answer
     raise _as_exception(answer["error"])
@@ -90,7 +91,7 @@ def _read_answer(connection: socket.socket) -> dict[str, Any]:
             raise EOFError
         line += part
         if len(line) > MAX_ANSWER:
-            raise TuunelError("the answer is too long")
+            raise TuunelError("the answer is too long", "look at the log of the process that gave it")
     answer: dict[str, Any] = json.loads(line)
     return answer
 
@@ -112,7 +113,7 @@ async def _answer_requests(stream: "RawStream", handlers: Mapping[str, Handler])
             await stream.send_all(await _answer(line, handlers))
             continue
         if len(line) > MAX_REQUEST:
-            await stream.send_all(_error(UsageError(f"a request is one line of at most {MAX_REQUEST} bytes")))
+            await stream.send_all(_error(UsageError(f"a request is one line of at most {MAX_REQUEST} bytes", _ONE_LINE)))
             return
         data = await stream.receive()
         if not data:
@@ -130,7 +131,7 @@ async def _answer(line: bytes, handlers: Mapping[str, Handler]) -> bytes:
     except TuunelError as error:
         return _error(error)
     except (KeyError, TypeError, ValueError) as error:
-        return _error(UsageError(f"these arguments cannot be meant: {error}"))
+        return _error(UsageError(f"these arguments cannot be meant: {error}", "see docs/reference/control-socket.md"))
     except Exception:
         _logger.exception("a control command failed")
         return _error(Failure(Reason.INTERNAL))
@@ -140,9 +141,9 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         request = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UsageError("a request is a JSON object") from error
+        raise UsageError("a request is a JSON object", _ONE_LINE) from error
     if not isinstance(request, dict) or not isinstance(request.get("command"), str):
-        raise UsageError("a request is a JSON object with a 'command'")
+        raise UsageError("a request is a JSON object with a 'command'", _ONE_LINE)
     return request
 
 

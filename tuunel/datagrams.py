@@ -17,6 +17,7 @@ KERNEL_BUFFER: Final = 4 * RECEIVE_SIZE
 # Datagrams that one socket holds: each takes several hundred bytes of the kernel, even an empty one.
 MAX_QUEUED: Final = KERNEL_BUFFER // 128
 _LOST: Final = frozenset({errno.ENOBUFS, errno.EMSGSIZE})
+_ELSEWHERE: Final = "choose another place to listen on"
 _ADVICE: Final = {
     errno.EADDRINUSE: "another program uses that UDP port: stop it, or choose another port",
     errno.EADDRNOTAVAIL: "this machine does not have that address",
@@ -119,4 +120,6 @@ def bind_datagrams(host: str, port: int = 0) -> DatagramSocket:
             sock.close()
             raise
     except OSError as error:
-        raise ListenError(f"cannot receive datagrams on {where}: {error.strerror or error}", _ADVICE.get(error.errno or 0, "")) from error
+        raise ListenError(
+            f"cannot receive datagrams on {where}: {error.strerror or error}", _ADVICE.get(error.errno or 0, _ELSEWHERE)
+        ) from error

@@ -203,7 +203,7 @@ def _nearest(book: _Book, name: str) -> str:
     near = difflib.get_close_matches(name.lower(), names, n=1)
     if near:
         return f"{name!r}; did you mean {near[0]!r}?"
-    return repr(name) if names else f"{name!r}; none is known yet"
+    return repr(name) if names else f"{name!r}; none is known before 'tuunel pair'"
 
 
 def _exchange(book: _Book, old: _Entry, new: _Entry) -> _Book:

@@ -282,7 +282,7 @@ class TuunelError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, advice: str = "") -> None:
+    def __init__(self, message: str, advice: str) -> None:
         super().__init__(message)
         self.advice = advice
 
@@ -314,12 +314,15 @@ class ListenError(TuunelError):
 class Failure(TuunelError):
     """A connection could not be made or was lost: `reason`, who says so (`speaker`), and `detail` for a person.
 
-    `detail` may hold text from a peer: strip control characters before showing it.
+    `detail` may hold text from a peer: strip control characters before showing it. `advice` stands in the place of the reason's own
+    where more is known about what went wrong.
     """
 
-    def __init__(self, reason: Reason, speaker: Speaker = Speaker.LOCAL, detail: str = "", *, retry_after: int = 0) -> None:
+    def __init__(
+        self, reason: Reason, speaker: Speaker = Speaker.LOCAL, detail: str = "", *, retry_after: int = 0, advice: str = ""
+    ) -> None:
         answer = ANSWERS[reason]
-        super().__init__(f"{answer.message}: {detail}" if detail else answer.message, answer.advice)
+        super().__init__(f"{answer.message}: {detail}" if detail else answer.message, advice or answer.advice)
         self.reason = reason
         self.speaker = speaker
         self.detail = detail
@@ -340,7 +343,10 @@ class PeerMismatch(Failure):
 
 
 class ProtocolError(TuunelError):
-    """A rule of a protocol was broken."""
+    """A rule of a protocol was broken: nothing that a person could mend, so it carries no advice."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "")
 
 
 class LocalProtocolError(ProtocolError):

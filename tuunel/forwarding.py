@@ -43,7 +43,10 @@ class Forwarding:
         Raises UsageError, and Failure(UNKNOWN_NAME) for a name under `.tuunel` that is malformed.
         """
         before, after = _split(text)
-        forwarding = cls(_read_listen(before, text), read_destination(after))
+        listen = _read_listen(before, text)
+        if not after:
+            raise UsageError(f"{text!r} names no port to lead to", _EXAMPLE)
+        forwarding = cls(listen, read_destination(after))
         if forwarding.to.udp and isinstance(forwarding.listen, str):
             raise UsageError(f"{text!r} cannot be forwarded: a unix socket here carries no UDP", "listen on a port")
         return forwarding

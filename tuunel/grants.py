@@ -154,11 +154,11 @@ class Grants:
         names itself. The secret is not kept. UsageError when a target, `uses` or a time cannot be meant.
         """
         if len(targets) > MAX_TARGETS:
-            raise UsageError(f"an invite has at most {MAX_TARGETS} targets")
+            raise UsageError(f"an invite has at most {MAX_TARGETS} targets", "name ranges and *.domains, or make a second invite")
         if not 1 <= uses <= MAX_USES:
-            raise UsageError(f"an invite has 1 to {MAX_USES} uses, not {uses}")
+            raise UsageError(f"an invite has 1 to {MAX_USES} uses, not {uses}", "make another one when they are used up")
         if expires <= now or (access is not None and access <= 0):
-            raise UsageError("an invite and the access that it gives must last some time")
+            raise UsageError("an invite and the access that it gives must last some time", "give a duration like 8h")
         normal = tuple(dict.fromkeys(str(parse_target_pattern(target)) for target in targets)) or DEFAULT_TARGETS
         invite = OpenInvite(id_of_invite(secret), invite_proof_key(secret), normal, uses, expires, _clean(name), access)
         self._file.change(lambda book: (_tidy(replace(book, invites=(*book.invites, invite)), now), None))
@@ -233,7 +233,8 @@ class Grants:
                 own = book.of(device)
                 if own:  # expired: nothing to cut, but the revocation is remembered
                     return _sum(own)
-        raise UsageError(f"nobody called {str(who)!r} may come in here", "see 'tuunel clients'")
+        advice = "see 'tuunel clients'; an invite that nobody has used ends by itself"
+        raise UsageError(f"nobody called {str(who)!r} may come in here", advice)
 
 
 def _proven(book: _Book, invite_id: bytes, proof: bytes, t3: bytes) -> OpenInvite:

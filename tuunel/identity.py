@@ -42,7 +42,7 @@ class DeviceID:
 
     def __post_init__(self) -> None:
         if len(self.raw) != DEVICE_ID_LENGTH:
-            raise UsageError(f"a device ID has {DEVICE_ID_LENGTH} bytes, not {len(self.raw)}")
+            raise UsageError(f"a device ID has {DEVICE_ID_LENGTH} bytes, not {len(self.raw)}", "copy it again, whole")
         body, checksum, version = self.raw[:ID_HASH_LENGTH], self.raw[ID_HASH_LENGTH:-1], self.raw[-1:]
         if checksum != _id_checksum(body, version):
             raise UsageError("this device ID has a typo: its checksum does not match", "copy it again from the device that shows it")

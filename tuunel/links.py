@@ -124,7 +124,7 @@ def _read(text: str, kind: str) -> tuple[HostPort, dict[str, str]]:
     if "%" in address.host:
         raise UsageError(f"this {kind} has an address with a zone, which means nothing on another machine", _AGAIN)
     if address.port == 0:
-        raise UsageError(f"this {kind} has port 0, where nothing can listen")
+        raise UsageError(f"this {kind} has port 0, where nothing can listen", "start the relay with '--advertise HOST:PORT'")
     return address, _read_fields(query, kind)
 
 

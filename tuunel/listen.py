@@ -31,6 +31,7 @@ EXHAUSTED_PAUSE: Final = 0.1  # seconds to wait for a descriptor; connections st
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _STOPPED: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
+_ELSEWHERE: Final = "choose another place to listen on"
 _ADVICE: Final = {
     errno.EADDRINUSE: "another program listens there: stop it, or choose another port",
     errno.EADDRNOTAVAIL: "this machine does not have that address",
@@ -54,7 +55,7 @@ async def open_listeners(where: HostPort) -> list[socket.socket]:
         except OSError as error:
             if error.errno == errno.EADDRINUSE and where.port == 0 and attempt + 1 < PORT_ATTEMPTS:
                 continue  # the port that one address gave is taken on another
-            raise ListenError(f"cannot listen on {where}: {error.strerror}", _ADVICE.get(error.errno or 0, "")) from error
+            raise ListenError(f"cannot listen on {where}: {error.strerror}", _ADVICE.get(error.errno or 0, _ELSEWHERE)) from error
     raise AssertionError("unreachable")
 
 
@@ -92,7 +93,7 @@ def open_unix_listener(path: Path) -> socket.socket:
         listener.settimeout(0)
     except OSError as error:
         listener.close()
-        raise ListenError(f"cannot listen on {path}: {error.strerror or error}", _ADVICE.get(error.errno or 0, "")) from error
+        raise ListenError(f"cannot listen on {path}: {error.strerror or error}", _ADVICE.get(error.errno or 0, _ELSEWHERE)) from error
     except BaseException:
         listener.close()
         raise

@@ -29,6 +29,7 @@ With -u over UDP: each read of standard input is a datagram, and each datagram i
 unix:/PATH is a unix socket of the device's machine, where its grant names it.
 """
 UDP = "-u"  #: the one option
+_START_PROXY = "start 'tuunel proxy'"
 _CHUNK = 256 * 1024  #: one pipe's or socket buffer's worth: larger reads gain nothing
 _MAX_RESPONSE_HEAD = 64 * 1024  #: what the front doors send is far smaller; more is not our proxy
 
@@ -111,7 +112,7 @@ def _through_proxy(home: Home, target: HostPort) -> int:
         try:
             door.connect(os.fspath(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise NotRunning("no proxy is running here") from error
+            raise NotRunning("no proxy is running here", _START_PROXY) from error
         connection, first = _connect(door, target)
         if not copy_standard_streams(door, first):
             raise Failure(Reason.TUNNEL_LOST, detail="the connection was cut")
@@ -132,7 +133,7 @@ def _connect(door: socket.socket, target: HostPort) -> tuple[int, bytes]:
     while b"\r\n\r\n" not in head:
         chunk = _receive_answer(door)
         if not chunk and not head:
-            raise NotRunning("the proxy that ran here has just ended")  # nothing of ours was carried yet
+            raise NotRunning("the proxy that ran here has just ended", _START_PROXY)  # nothing of ours was carried yet
         if not chunk or len(head) > _MAX_RESPONSE_HEAD:
             raise Failure(Reason.TUNNEL_LOST, detail="the proxy ended before it answered")
         head += chunk

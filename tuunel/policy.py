@@ -141,7 +141,7 @@ def parse_target_pattern(text: str) -> TargetPattern:
     """
     plain = text.strip()
     if len(plain) > MAX_PATTERN:
-        raise UsageError(f"a target pattern has at most {MAX_PATTERN} characters")
+        raise UsageError(f"a target pattern has at most {MAX_PATTERN} characters", "give several: --target can be repeated")
     normal = plain.lower()
     if normal.startswith(UNIX):
         path = read_unix_path(plain[len(UNIX) :])
@@ -273,14 +273,15 @@ def _read_ports(text: str, whole: str) -> tuple[tuple[int, int], ...]:
         first, dash, last = item.partition("-")
         low, high = _read_port(first, whole), _read_port(last if dash else first, whole)
         if low > high:
-            raise UsageError(f"{item!r} in the target pattern {whole!r} is no range: write the smaller port first")
+            raise UsageError(f"{item!r} in the target pattern {whole!r} is no range", "write the smaller port first")
         ranges.append((low, high))
     return tuple(ranges)
 
 
 def _read_port(text: str, whole: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= MAX_PORT:
-        raise UsageError(f"{text!r} in the target pattern {whole!r} is no port from 1 to {MAX_PORT}")
+        advice = "write ports as 22, 80,443 or 1000-2000"
+        raise UsageError(f"{text!r} in the target pattern {whole!r} is no port from 1 to {MAX_PORT}", advice)
     return int(text)
 
 
@@ -306,7 +307,8 @@ def read_unix_path(text: str) -> str:
     if root or not parts or any(part in ("", ".", "..") for part in parts):
         raise UsageError(f"{text!r} is no path of a unix socket", "write it from the root and without detours, as in unix:/run/docker.sock")
     if len(text) > MAX_UNIX_PATH or not all("!" <= character <= "~" for character in text):
-        raise UsageError(f"the path of a unix socket has at most {MAX_UNIX_PATH} characters of ASCII, and no spaces")
+        advice = "let the service listen under a shorter, plain path"
+        raise UsageError(f"the path of a unix socket has at most {MAX_UNIX_PATH} characters of ASCII, and no spaces", advice)
     return text
 
 

@@ -3,6 +3,7 @@
 A crash or a full disk leaves the old file or the new one, never a mixture. Every fault is a StateError that names the file and the remedy.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -197,5 +198,14 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+_ADVICE: Final = {
+    errno.EROFS: "make that file system writable, or set TUUNEL_HOME to a directory elsewhere",
+    errno.ENOSPC: "make room on that file system, then try again",
+    errno.EDQUOT: "make room: your quota on that file system is used up",
+    errno.EACCES: "run tuunel as the user who owns it, or set TUUNEL_HOME to a directory of yours",
+}
+
+
 def _unusable(path: Path, verb: str, error: OSError) -> NoReturn:
-    raise StateError(f"cannot {verb} {path}: {error.strerror}", "check the directory's owner and modes, and the free space") from error
+    advice = _ADVICE.get(error.errno or 0, "check the directory's owner and modes, and the free space")
+    raise StateError(f"cannot {verb} {path}: {error.strerror}", advice) from error

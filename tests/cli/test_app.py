@@ -269,7 +269,7 @@ def test_usage_errors_end_with_2(arguments: list[str], capsys: pytest.CaptureFix
 
 def test_an_error_inside_a_group_of_tasks_gets_its_exit_code(monkeypatch: pytest.MonkeyPatch, built: list[SimpleNamespace]) -> None:
     def fails(name: str, build: Any, **_options: Any) -> None:
-        raise ExceptionGroup("tasks", [UsageError("no such route")])
+        raise ExceptionGroup("tasks", [UsageError("no such route", "name another")])
 
     monkeypatch.setattr("tuunel.cli.running.run_role", fails)
     assert app.main(["proxy"]) == 2

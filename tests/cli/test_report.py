@@ -16,7 +16,7 @@ def test_an_error_is_two_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_an_error_without_advice_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    say_error(UsageError("no"))
+    say_error(UsageError("no", ""))
     assert capsys.readouterr().err == "tuunel: no\n"
 
 

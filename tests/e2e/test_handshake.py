@@ -197,9 +197,10 @@ def test_f_stops_an_offer_that_is_out_of_date_and_names_the_clocks() -> None:
     in_time = Handshake(now=NOW + OFFER_LIFETIME)
     in_time.initiator.receive_offer(in_time.offer)
     late = Handshake(now=NOW + OFFER_LIFETIME + 1)
-    with pytest.raises(Failure, match="clocks") as failure:
+    with pytest.raises(Failure) as failure:
         late.initiator.receive_offer(late.offer)
     assert failure.value.reason is Reason.TUNNEL_LOST
+    assert "clocks" in failure.value.advice
     assert_dead(late.initiator)
 
 

@@ -84,7 +84,7 @@ def ask_role(role: str, command: str, **arguments: Any) -> Document:
     try:
         return call(Home.find().socket(role), command, **arguments)
     except NotRunning as error:
-        raise NotRunning(f"no tuunel {role} runs here", error.advice or f"start it with '{START[role]}'") from error
+        raise NotRunning(f"no tuunel {role} runs here", f"start it with '{START[role]}'") from error
 
 
 START: Final = {"relay": "tuunel relay serve", "agent": "tuunel agent", "proxy": "tuunel proxy"}

@@ -88,7 +88,8 @@ def check_offer(data: bytes, device: DeviceID, relay_id: bytes, now: int) -> Off
     if offer.relay_id != relay_id:
         raise PeerMismatch("the offer was made for another relay")
     if offer.not_after < now:
-        raise Failure(Reason.TUNNEL_LOST, detail="the device's offer is out of date: compare the clocks of both machines")
+        advice = "set the clocks of both machines right, then try again"
+        raise Failure(Reason.TUNNEL_LOST, detail="the device's offer is out of date", advice=advice)
     decode_point(offer.ephemeral)
     return offer
 

@@ -97,5 +97,5 @@ class Admin:
 def _number(request: Request, name: str, default: int, ceiling: int) -> int:
     value = request.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= ceiling:
-        raise UsageError(f"'{name}' is a whole number from 1 to {ceiling}")
+        raise UsageError(f"'{name}' is a whole number from 1 to {ceiling}", f"leave it away for {default}")
     return value

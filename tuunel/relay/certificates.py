@@ -151,7 +151,7 @@ def verify_chain(chain: tuple[bytes, ...], pin: bytes, now: int) -> ec.EllipticC
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _untrusted("its certificate is not of a P-256 key")
     if not current:
-        raise _untrusted("its certificate is not valid at this time; check this machine's clock")
+        raise _untrusted("its certificate is not valid at this time", advice="set this machine's clock right, then try again")
     policy = PolicyBuilder().store(Store([root])).time(moment).max_chain_depth(MAX_CHAIN - 2)
     try:
         policy.build_server_verifier(x509.DNSName(SUBJECT_NAME)).verify(leaf, between)
@@ -169,5 +169,5 @@ def _parse(certificate: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(certificate)
 
 
-def _untrusted(detail: str) -> Failure:
-    return Failure(Reason.RELAY_UNTRUSTED, detail=detail)
+def _untrusted(detail: str, advice: str = "") -> Failure:
+    return Failure(Reason.RELAY_UNTRUSTED, detail=detail, advice=advice)
