@@ -114,7 +114,7 @@ async def test_the_table_is_drawn_while_the_role_runs_and_its_wishes_arrive() ->
 
         def kill(self, number: int) -> None:
             self.killed = number
-            raise UsageError("it has just ended by itself")
+            raise UsageError("it has just ended by itself", "")
 
     with anyio.fail_after(DEADLINE), Screen(table) as screen:
         await serve(Waits, Audience(screen.emit, screen), 1)

@@ -134,7 +134,7 @@ def is_ours(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, UnicodeDecodeError) as error:
-        raise StateError(f"cannot read {path}: {error}") from error
+        raise StateError(f"cannot read {path}: {error}", "see what it is, and who owns it") from error
 
 
 def write(file: "ServiceFile") -> None:
@@ -213,7 +213,7 @@ def run(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(list(command), capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603 - no shell
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise StateError(f"{' '.join(command)} cannot be run: {error}") from error
+        raise StateError(f"{' '.join(command)} cannot be run: {error}", "run it yourself, and see what it says") from error
     if done.returncode:
         raise StateError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}", "see what its log says")
 
