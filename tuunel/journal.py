@@ -209,8 +209,7 @@ def sentence(event: Ready | RelayStateChanged | DeviceSeen | Notice | Alarm) -> 
         case Ready():
             device = f"device {event.device_id} " if event.device_id else ""
             listening = f" on {event.listen}" if event.listen else ""
-            metrics = f", metrics on http://{event.metrics}/metrics" if event.metrics else ""
-            return f"{device}{event.role} ready{listening}{metrics}"
+            return f"{device}{event.role} ready{listening}"
         case RelayStateChanged():
             detail = f": {printable(event.detail)}" if event.detail else ""
             return f"relay {printable(event.relay)} {event.state}{detail}"

@@ -23,6 +23,12 @@ def test_the_relays_step_is_the_agents_command() -> None:
     assert parse_link(words[2]) == LINK
 
 
+def test_where_the_metrics_are_is_told_whatever_the_role() -> None:
+    for role in ("relay", "agent", "proxy"):
+        told = after_ready(Ready(role, listen="localhost:1080", metrics="localhost:9464"))
+        assert told[-1] == "metrics on http://localhost:9464/metrics"
+
+
 def test_the_agents_step_is_the_laptops_command() -> None:
     (step,) = after_ready(Ready("agent", invite=str(INVITE)))
     words = command(step)

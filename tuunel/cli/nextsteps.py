@@ -8,13 +8,9 @@ from tuunel.events import Ready
 
 def after_ready(ready: Ready) -> list[str]:
     """Lines that tell a person what to do now that a role serves; empty when there is nothing left to do."""
-    if ready.role == "relay":
-        return after_relay(ready)
-    if ready.role == "agent":
-        return after_agent(ready)
-    if ready.role == "forward":
-        return after_forward(ready)
-    return after_proxy(ready) if ready.role == "proxy" else []
+    steps = {"relay": after_relay, "agent": after_agent, "forward": after_forward, "proxy": after_proxy}
+    lines = steps[ready.role](ready) if ready.role in steps else []
+    return [*lines, f"metrics on http://{ready.metrics}/metrics"] if ready.metrics else lines
 
 
 def after_relay(ready: Ready) -> list[str]:
