@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -40,7 +41,7 @@ from tuunel.relay.wire import Demand, DropToken, Message, Mint, Minted, Params, 
 from tuunel.relay.wire import Notice as RelayNotice
 from tuunel.reverse import ReverseTunnels
 from tuunel.settings import Home
-from tuunel.statefile import read_json, write_json
+from tuunel.statefile import locked, read_json, write_json
 
 INVITE_LIFETIME: Final = 15 * 60  #: seconds in which an invite must be used; how long the access lasts is another matter
 ANSWER_TIMEOUT: Final = 10.0  #: seconds for the relay's answer to MINT
@@ -61,6 +62,7 @@ class Agent:
         self._emit = emit
         self._identity = IdentityKey.load_or_create(home.identity_key)
         self._grants = Grants(home.grants_file, allow, admit_enrolled=admit_enrolled)
+        self._grants.next_expiry(int(time.time()))  # a damaged book is told at the start, and not to some client later
         self._admits_without_pairing = bool(allow) or admit_enrolled
         self._admit_enrolled = admit_enrolled
         self._devices = Devices(home.devices_file)
@@ -155,7 +157,7 @@ class Agent:
         path = self._home.root / "agent.json"
         if link is not None:
             self._devices.remember_relay(link, enrolled=False)
-            write_json(path, AGENT_FILE_VERSION, {"relay": link.pin.hex()})
+            _note_choice(path, link.pin)
         chosen = read_json(path, AGENT_FILE_VERSION)
         if chosen is None:
             fitting = [relay for relay in self._devices.relays() if relay.enrolled]
@@ -164,7 +166,7 @@ class Agent:
         if len(fitting) != 1:
             raise _no_relay(fitting)
         if chosen is None:
-            write_json(path, AGENT_FILE_VERSION, {"relay": fitting[0].id.hex()})
+            _note_choice(path, fitting[0].id)
         return fitting[0]
 
     def _registration(self) -> Register | None:
@@ -194,8 +196,8 @@ class Agent:
                 tasks.start_soon(ready.run)
                 await ready.waiting.wait()
                 if not self._announced:
-                    self._announced = True
                     self._emit(await self._ready_event(connection))
+                    self._announced = True
         finally:
             self._connection = self._ready = None
 
@@ -350,6 +352,11 @@ class Agent:
             "devices": self._tunnels.clients(),
             "admits_enrolled": self._admit_enrolled,
         }
+
+
+def _note_choice(path: Path, relay_id: bytes) -> None:
+    with locked(path):
+        write_json(path, AGENT_FILE_VERSION, {"relay": relay_id.hex()})
 
 
 def _no_relay(enrolled: Sequence[KnownRelay]) -> UsageError:

@@ -43,6 +43,7 @@ class Reach:
     def __init__(self, home: Home, emit: Emit) -> None:
         self.identity = IdentityKey.load_or_create(home.identity_key)
         self.devices = Devices(home.devices_file)
+        self.devices.relays()  # a damaged file is told at the start, and not to some app later
         self.buffers = BufferPool()
         self.ledger = Ledger(emit)
         self.tunnels = TunnelPool(self.identity, self.buffers, warm=WARM, emit=emit)

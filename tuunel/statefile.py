@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ Content = TypeVar("Content")
 Result = TypeVar("Result")
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 ROOT: Final = 0
+_WRITE_ANEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def read_private(path: Path) -> bytes | None:
@@ -45,25 +45,28 @@ def read_private(path: Path) -> bytes | None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace the file by `data` with mode 0600, on disk when this returns. StateError leaves the old file as it was."""
+    """Replace the file by `data` with mode 0600, on disk when this returns. StateError leaves the old file as it was.
+
+    Hold the file's lock (`locked`) where another process may write it too. What a writer that was killed has left is written over.
+    """
     if len(data) > MAX_SIZE:
         raise StateError(f"{path} would grow above {MAX_SIZE} bytes", "revoke or forget what is no longer used")
-    temporary = ""
+    new = path.with_name(f".{path.name}.new")
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from the start
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - opens a descriptor
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-        temporary = ""
+        try:
+            with open(os.open(new, _WRITE_ANEW, 0o600), "wb") as file:  # noqa: PTH123 - opens a descriptor
+                os.fchmod(file.fileno(), 0o600)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                new.unlink()
+            raise
         _sync_directory(path.parent)
     except OSError as error:
         _unusable(path, "write", error)
-    finally:
-        if temporary:
-            with suppress(OSError):
-                Path(temporary).unlink()
 
 
 def lock_of(path: Path) -> Path:

@@ -54,14 +54,20 @@ class Attendance:
 
     async def serve(self, control: ControlConnection) -> None:
         """Converse until the device goes or is dismissed. The caller closes the stream."""
-        await self._switchboard.store.seen(control.device)
+        await self._note_seen(control)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._converse, control, tasks.cancel_scope)
             with suppress(*LOST):
                 await control.deliver()
             tasks.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
+            await self._note_seen(control)
+
+    async def _note_seen(self, control: ControlConnection) -> None:
+        try:
             await self._switchboard.store.seen(control.device)
+        except StateError as error:  # a full disk costs the note, and nobody his connection
+            self._switchboard.emit(Alarm(f"{error}; {error.advice}"))
 
     async def _converse(self, control: ControlConnection, end: anyio.CancelScope) -> None:
         try:
@@ -99,4 +105,7 @@ class Attendance:
             await self._switchboard.store.mint(control.device, mint.token_hash, uses=mint.uses, expires=mint.expires)
         except Failure as failure:
             return Minted(mint.request, failure.reason, failure.retry_after, failure.detail)
+        except StateError as error:
+            self._switchboard.emit(Alarm(f"{error}; {error.advice}"))
+            return Minted(mint.request, Reason.INTERNAL)
         return Minted(mint.request)

@@ -30,7 +30,12 @@ def load_root(path: Path) -> RelayRoot | None:
 
 
 def create_root(path: Path, now: int) -> RelayRoot:
-    """Make a root and store it, mode 0600. Every link of the relay pins it: back the file up."""
+    """Make a root and store it, mode 0600; one that another process has stored meanwhile is kept. Every link pins it: back the file up."""
+    with statefile.locked(path):
+        return load_root(path) or _store_root(path, now)
+
+
+def _store_root(path: Path, now: int) -> RelayRoot:
     key = ec.generate_private_key(ec.SECP256R1())
     root = make_root(key, now)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

@@ -97,6 +97,10 @@ class Reception:
             except Failure as failure:
                 await self._refuse(stream, handshake, failure)
                 return None
+            except StateError as error:
+                self._switchboard.emit(Alarm(f"{error}; {error.advice}"))
+                await self._refuse(stream, handshake, Failure(Reason.INTERNAL, Speaker.RELAY, "its operator is told why"))
+                return None
         finally:
             self._gate.leave(prefix)
         connection = await self._welcome(stream, handshake, claim, stored, cuts)

@@ -7,6 +7,7 @@ import socket
 import time
 from contextlib import ExitStack
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -33,6 +34,7 @@ from tuunel.relay.store import Store
 from tuunel.relay.switchboard import Switchboard
 from tuunel.relay.tunnels import Tunnels
 from tuunel.settings import Home
+from tuunel.statefile import damaged
 
 RENEWAL_INTERVAL: Final = 3600.0  #: seconds between looks at the leaf, which is renewed a month before it ends
 WILDCARDS: Final = frozenset({"::", "0.0.0.0"})
@@ -91,7 +93,7 @@ class RelayServer:
         """Serve until `stop` and the end of the last tunnel, or until cancelled. At start: StateError, ListenError."""
         raise_limit()
         self._home.ensure()
-        store = await Store.open(self._home.relay_dir / "devices.db", time.time)
+        store = await Store.open(self._registry_path(), time.time)
         pipes = PipePool()
         try:
             root = await self._load_root(store)
@@ -100,6 +102,13 @@ class RelayServer:
             self._serving = False
             pipes.close()
             await store.aclose()
+
+    def _registry_path(self) -> Path:
+        path = self._home.relay_dir / "devices.db"
+        if (self._home.relay_dir / "root.pem").exists() and path.exists() and not path.stat().st_size:
+            # SQLite would take it for a new one; the root is made after the registry, so it was once more than that
+            raise damaged(path, "it is empty")
+        return path
 
     async def _load_root(self, store: Store) -> RelayRoot:
         path = self._home.relay_dir / "root.pem"
