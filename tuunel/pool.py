@@ -82,6 +82,7 @@ class TunnelPool:
         self._rtt: dict[DeviceID, float] = {}
         self._live: set[RecordStream] = set()
         self._leads_to: WeakKeyDictionary[RecordStream, Device] = WeakKeyDictionary()
+        self._away: set[bytes] = set()  # relays at which this machine is not present at the moment, though it ought to be
         self._over = False
 
     @property
@@ -152,6 +153,7 @@ class TunnelPool:
                 self._note_use(device)
                 if self._warm:
                     tunnel.keep = partial(self._keep, device)
+                    tunnel.wanted = partial(self._has_room, device)
                 return tunnel, bound
         raise AssertionError  # the loop returns or raises
 
@@ -221,8 +223,15 @@ class TunnelPool:
 
     # standbys
 
-    def drop_standbys(self, relay: KnownRelay) -> None:
-        """Cut the standbys of the devices at `relay`: it is gone, or the way to it, and each of them would be found out by a wait."""
+    def note_presence(self, relay: KnownRelay, *, online: bool) -> None:
+        """Say whether this machine is present at `relay`. While it is not, no standby is kept: those that waited are cut.
+
+        They would be found out by a wait, and a relay that stops would wait for them.
+        """
+        if online:
+            self._away.discard(relay.id)
+            return
+        self._away.add(relay.id)
         for standbys in self._standbys.values():
             if relay.id in {each.id for each in standbys.device.relays}:
                 standbys.waiting.clear()
@@ -237,13 +246,16 @@ class TunnelPool:
         standbys.used = time.monotonic()
         self._fill(standbys)
 
+    def _has_room(self, device: Device) -> bool:
+        here = not self._over and not any(relay.id in self._away for relay in device.relays)
+        return here and len(self._standbys[device.id].waiting) < LARGEST_STANDBY
+
     def _keep(self, device: Device, tunnel: Tunnel) -> None:
-        """Take back a tunnel whose connection has ended cleanly at both ends: the next one needs no handshake."""
-        standbys = self._standbys[device.id]
-        if self._over or len(standbys.waiting) >= LARGEST_STANDBY:
-            tunnel.reset()
+        """Take a new tunnel, or back one whose connection has ended cleanly at both ends: the next connection needs no handshake."""
+        if self._has_room(device):
+            self._standbys[device.id].waiting.put(tunnel)
         else:
-            standbys.waiting.put(tunnel)
+            tunnel.reset()
 
     async def _take_standby(self, device: DeviceID) -> Tunnel | None:
         standbys = self._standbys.get(device)
@@ -265,7 +277,7 @@ class TunnelPool:
         try:
             made = 0
             while len(standbys.waiting) < standbys.wanted and made < standbys.wanted:  # an agent that ends each must not keep us at it
-                standbys.waiting.put(await self._open(standbys.device, None, b""))
+                self._keep(standbys.device, await self._open(standbys.device, None, b""))
                 made += 1
         except Failure:
             standbys.wanted = STANDBY  # the next request opens its own tunnel and tells what is wrong

@@ -91,12 +91,13 @@ class Reach:
         dials = self.tunnels.dial_pool(relay)
 
         async def while_online(connection: HopConnection) -> None:
+            self.tunnels.note_presence(relay, online=True)
             dials.fill()
             try:
                 await anyio.sleep_forever()
             finally:
                 dials.drop()
-                self.tunnels.drop_standbys(relay)
+                self.tunnels.note_presence(relay, online=False)
 
         async def on_message(message: Message) -> None:
             if isinstance(message, Demand):

@@ -41,6 +41,8 @@ class Tunnel:
         self.peer_label = ""  #: what the agent's machine calls itself, at the forward side; untrusted text
         self.peer_commands: frozenset[int] = frozenset()  #: what the agent takes besides TCP, UDP and UNIX; known in the first use only
         self.keep: Callable[[Tunnel], None] | None = None
+        self.wanted: Callable[[], bool] = lambda: True  #: asked at the end of this use whether another one is: once it has begun, only
+        # a reset can end it, which would destroy what is still on its way
         self._base_id = tunnel_id
         self._use = use
         self._over = False
@@ -129,7 +131,7 @@ class Tunnel:
         """Close: cleanly when both directions have ended, and then for the next use if both ends want one; by a reset otherwise."""
         if self._over:
             return
-        if self.keep is None or not self.records.may_be_renewed:
+        if self.keep is None or not self.records.may_be_renewed or not self.wanted():
             await self.records.aclose()
             return
         try:

@@ -124,9 +124,9 @@ class World:
         self._ending.callback(process.stop)
         return process
 
-    def relay(self, machine: Machine | None = None, *, port: int = 0, host: str = LOOPBACK) -> Relay:
+    def relay(self, machine: Machine | None = None, *, port: int = 0, host: str = LOOPBACK, options: Sequence[str] = ()) -> Relay:
         machine = machine or self.machine()
-        process = self.watch(machine.start("relay", "serve", "--listen", f"{host}:{port}", "--advertise", host))
+        process = self.watch(machine.start("relay", "serve", "--listen", f"{host}:{port}", "--advertise", host, *options))
         ready = process.ready()
         return Relay(machine, process, port_of(ready["listen"]), ready.get("link"))
 
