@@ -840,8 +840,9 @@ async def test_a_registry_that_cannot_be_written_refuses_the_device_and_alarms_t
     store = relay.server._switchboard.store
     token = await relay.token()
     store._db.execute("PRAGMA query_only = ON")
-    with pytest.raises(RemoteProtocolError):
+    with pytest.raises(Failure) as refused:
         await relay.device(Role.FORWARD).enrol(token)
+    assert refused.value.reason is Reason.INTERNAL
     assert "devices.db" in (await relay.until(Alarm)).text
     store._db.execute("PRAGMA query_only = OFF")
     await relay.device(Role.FORWARD).enrol(token)
