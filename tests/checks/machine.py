@@ -46,15 +46,15 @@ CHECKS = (
     Check(
         "a state file is private from the start",
         "statefile.py",
-        'descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)',
-        ('temporary = str(path.with_name("new"))\n        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)'),
+        "os.fchmod(file.fileno(), 0o600)",
+        "os.fchmod(file.fileno(), 0o644)",
         "Other users read a key, for a moment or for ever.",
         ("tests/test_statefile.py::test_a_file_that_was_removed_or_became_unsafe_is_noticed",),
     ),
     Check(
         "a state file is replaced whole",
         "statefile.py",
-        "Path(temporary).replace(path)",
+        "new.replace(path)",
         "path.write_bytes(data[: len(data) // 2])",
         "A crash leaves half a book.",
         ("tests/test_statefile.py::test_a_write_that_fails_leaves_the_old_file_and_no_rubbish[fsync]",),

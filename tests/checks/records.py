@@ -210,8 +210,8 @@ CHECKS = (
     Check(
         "a tunnel is renewed when both ends want it",
         "tunnel.py",
-        "if self.keep is None or not self.records.may_be_renewed:",
-        "if self.keep is None:",
+        "if self.keep is None or not self.records.may_be_renewed or not self.wanted():",
+        "if self.keep is None or not self.wanted():",
         "A use begins that the peer has not agreed to.",
         ("tests/test_tunnel.py::test_a_tunnel_that_one_end_would_not_keep_is_closed_cleanly[asyncio-False-True]",),
     ),

@@ -11,7 +11,7 @@ import pytest
 
 from tests.relay.devices import Device, Hop, connect, make_offer, make_open
 from tuunel.address import HostPort
-from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, StateError
+from tuunel.errors import Failure, Reason, Speaker, StateError
 from tuunel.events import Alarm, ConnectionClosed, ConnectionOpened, DeviceSeen, Event, Notice, Ready
 from tuunel.identity import DeviceID, IdentityKey, encode_point, verify
 from tuunel.links import PLACEHOLDER_HOST, RelayLink, parse_link
