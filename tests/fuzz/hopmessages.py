@@ -8,7 +8,7 @@ from tests.relay import hops
 from tuunel.errors import LocalProtocolError, Reason, RemoteProtocolError
 from tuunel.hkdf import AeadKey
 from tuunel.relay.framing import MAX_PLAINTEXT, MAX_RECORD, Sealer
-from tuunel.relay.gate import Gate, TokenBuckets, prefix_of
+from tuunel.relay.gate import FREE_SHARE, Gate, TokenBuckets, prefix_of
 from tuunel.relay.protocol import RULES, HopChannel, State
 from tuunel.relay.wire import (
     Admission,
@@ -55,6 +55,7 @@ _SAMPLES: Final[tuple[Message, ...]] = (
     Notice(Reason.PEER_UNAVAILABLE, "abcdefgh", "gone"),
 )
 _KINDS: Final = tuple(dict.fromkeys(map(type, _SAMPLES)))
+_PLACES: Final = 20  #: of the gate: few enough for an input to fill
 _HEAR, _HEAR_RAW, _SAY = range(3)  # the steps of a conversation
 
 
@@ -152,20 +153,24 @@ def hop_records(data: bytes) -> None:
     return None
 
 
-@harness(max_length=400, seeds=[bytes(range(60)), b"\0\1\2\3" * 40, b"\3" + bytes(16) + b"\3\xff\xff" + bytes(20)])
+@harness(
+    max_length=160,
+    seeds=[bytes(range(60)), b"\0\1\2\3" * 40, b"\3" + bytes(16) + b"\3\xff\xff" + bytes(20), bytes([0, 0, 1, 0, 0, 0]) * 20],
+)
 def gate(data: bytes) -> None:
-    """Whoever knocks from any address, in any order: the gate counts who is inside, buckets stay few, and each of them fills up again."""
+    """Whoever knocks from any address, in any order: who is inside is counted, no prefix takes over its share, buckets fill up again."""
     choices, now = Choices(data), 0.0
     inside: list[str] = []
-    door = Gate(lambda: now)
+    door = Gate(lambda: now, places=_PLACES)
     buckets = TokenBuckets(lambda: now, rate=1.0, burst=2, max_keys=4)
     taken: dict[object, int] = {}
     while choices:
-        step, address = choices.byte(), _address(choices)
-        prefix = prefix_of(address)
-        assert prefix_of(prefix.partition("/")[0]) == prefix
-        if step % 4 == 0 and door.enter(prefix):
-            inside.append(prefix)
+        step, prefix = choices.byte(), _prefix(choices)
+        if step % 4 == 0:
+            held, free = inside.count(prefix), _PLACES - len(inside)
+            entered = door.enter(prefix)
+            assert entered == (held * FREE_SHARE < free), "a newcomer is refused only at the last place"
+            inside += [prefix] * entered
         elif step % 4 == 1 and inside:
             door.leave(inside.pop())
         elif step % 4 == 2:
@@ -174,7 +179,7 @@ def gate(data: bytes) -> None:
         else:
             now += step
             door.welcome(prefix)
-        assert door.unproven == len(inside)
+        assert door.unproven == len(inside) <= _PLACES
         assert len(buckets) <= 5, "the shared bucket is one more"
     for prefix in inside:
         door.leave(prefix)
@@ -184,6 +189,8 @@ def gate(data: bytes) -> None:
     assert all(buckets.take(key) for key in list(buckets._levels))
 
 
-def _address(choices: Choices) -> str:
+def _prefix(choices: Choices) -> str:
     length = 16 if choices.byte() % 2 else 4
-    return str(ip_address(choices.take(length).ljust(length, b"\0")))
+    prefix = prefix_of(str(ip_address(choices.take(length).ljust(length, b"\0"))))
+    assert prefix_of(prefix.partition("/")[0]) == prefix
+    return prefix

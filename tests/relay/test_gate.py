@@ -71,9 +71,8 @@ def test_full_table_forgets_full_buckets_and_then_lets_strangers_share_one() -> 
 
 
 def test_no_prefix_takes_more_places_than_its_share_of_those_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "MAX_UNPROVEN", 8)
     monkeypatch.setattr(gate, "FREE_SHARE", 1)
-    door = Gate(Clock())
+    door = Gate(Clock(), places=8)
     held = {prefix: sum(door.enter(prefix) for _ in range(8)) for prefix in "abcde"}
     assert held == {"a": 4, "b": 2, "c": 1, "d": 1, "e": 0}
     assert door.unproven == 8

@@ -78,13 +78,14 @@ def prefix_of(address: str) -> str:
 
 
 class Gate:
-    """Counts sockets that have not proved anything: `enter` when one is accepted, `leave` when it is proved or closed.
+    """Counts sockets that have not proved anything, `places` at most: `enter` when one is accepted, `leave` when it is proved or closed.
 
     No prefix takes more than a share of the places that are free: the more of them are taken, the less to those who hold some already.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, places: int = MAX_UNPROVEN) -> None:
         self._buckets = TokenBuckets(clock, rate=PREFIX_RATE, burst=PREFIX_BURST)
+        self._places = places
         self._unproven: dict[str, int] = {}
         self._total = 0
         self.refused: Counter[str] = Counter()  #: sockets that were not let in, by cause: `crowded` or `rate`
@@ -96,7 +97,7 @@ class Gate:
 
     def enter(self, prefix: str) -> bool:
         """Let one socket of `prefix` start a handshake; False: close it at once, nothing but its refusal has been counted."""
-        if self._unproven.get(prefix, 0) * FREE_SHARE >= MAX_UNPROVEN - self._total:
+        if self._unproven.get(prefix, 0) * FREE_SHARE >= self._places - self._total:
             self.refused["crowded"] += 1
             return False
         if not self._buckets.take(prefix):
