@@ -224,6 +224,10 @@ class TestFields:
         assert (b"max-forwards", b"5") in forward("http://a/", "Max-Forwards: 5\r\n").head.headers
         assert refusal(b"OPTIONS http://a/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n") is Reason.UNSUPPORTED
 
+    @pytest.mark.parametrize("value", [b"", b" ", b"5, 6", b"5,", b"-1", b"1e3", b"9999999999"])
+    def test_max_forwards_that_is_no_number_is_refused(self, value: bytes) -> None:
+        assert refusal(b"OPTIONS http://a/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: " + value + b"\r\n\r\n") is Reason.BAD_REQUEST
+
     @pytest.mark.parametrize(
         ("method", "fields", "repeatable"),
         [("GET", "", True), ("POST", "", False), ("PUT", "Content-Length: 3\r\n", False), ("DELETE", "Content-Length: 0\r\n", True)],

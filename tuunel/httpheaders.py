@@ -118,7 +118,7 @@ def ends_here(request: h11.Request) -> bool:
     """Whether Max-Forwards lets the request go no further: RFC 9110 section 7.6.2. RemoteProtocolError for what is no number."""
     if request.method not in MAX_FORWARDS_METHODS:
         return False
-    hops = values(request, b"max-forwards")
+    hops = [value for name, value in request.headers if name == b"max-forwards"]  # one number, and no list of them
     if any(not hop.isdigit() or len(hop) > MAX_FORWARDS_DIGITS for hop in hops):
         raise RemoteProtocolError("Max-Forwards is no number")
     return any(int(hop) == 0 for hop in hops)

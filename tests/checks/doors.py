@@ -212,6 +212,14 @@ CHECKS = (
         ("tests/test_httpproxy.py::TestFields::test_max_forwards_is_counted_down",),
     ),
     Check(
+        "Max-Forwards is one number",
+        "httpheaders.py",
+        "if any(not hop.isdigit() or len(hop) > MAX_FORWARDS_DIGITS for hop in hops):",
+        "if False:",
+        "A header that is no number ends the connection in a traceback.",
+        ("tests/test_httpproxy.py::TestFields::test_max_forwards_that_is_no_number_is_refused[5, 6]",),
+    ),
+    Check(
         "framing of a response",
         "httpproxy.py",
         ("if isinstance(event, h11.Response):\n            check_framing(event)"),
