@@ -79,10 +79,15 @@ def _act(flows: _Flows, step: int, choices: Choices) -> None:
             assert len(body) <= 2 + MAX_DATAGRAM
 
 
+_FLOOD: Final = {flow: _Flow(may_send=True, may_receive=True) for flow in range(8, 8 + MAX_FLOWS - 2)}
+
+
 def _fill(flows: _Flows) -> None:
-    """All numbers but two are in use, as after a flood of opens."""
-    for flow in range(8, 8 + MAX_FLOWS - 2):
-        flows._flows[flow] = _Flow(may_send=True, may_receive=True)
+    """All numbers but two are in use, as after a flood of opens. They are made once, and put right for each input."""
+    for state in _FLOOD.values():
+        state.may_send = state.may_receive = True
+        state.closed = state.close_left = state.peer_closed = False
+    flows._flows.update(_FLOOD)
 
 
 def _check_bounds(flows: _Flows) -> None:
