@@ -17,15 +17,17 @@ import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 
 from tests.model.clock import Clock, SteppedLoop
+from tests.model.datagrams import TargetSocket, watched
 from tests.model.wires import Wire, WireStream
 from tests.model.witness import Witness
 from tests.relay.hops import CREDENTIALS
 from tuunel import agent as agent_module
-from tuunel import control, dial, establish, liveness, pool, recordstream, reverse, tunnel
+from tuunel import association, control, deviceflows, dial, establish, liveness, pool, recordstream, reverse, reverseflows, tunnel
 from tuunel.address import HostPort
 from tuunel.agent import Agent
 from tuunel.buffers import BufferPool
 from tuunel.devices import Device, KnownRelay
+from tuunel.e2e.flows import AgentFlows, ForwardFlows
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.events import Alarm, Event
 from tuunel.grants import Grant, Grants
@@ -46,7 +48,10 @@ from tuunel.settings import Home
 
 RELAY = HostPort("198.51.100.7", 7443)
 FORWARDS = {"one": IdentityKey.from_private_value(0x0E), "two": IdentityKey.from_private_value(0x20)}
-TIMED = (agent_module, client, dialpool, establish, liveness, pool, presence, readypool, reception, recordstream, reverse, server, tunnel)
+TIMED = (
+    *(agent_module, association, client, deviceflows, dialpool, establish, liveness, pool, presence, readypool, reception),
+    *(recordstream, reverse, server, tunnel),
+)
 
 PARTY: ContextVar[str] = ContextVar("party")
 
@@ -118,7 +123,10 @@ def _stored(public_key: bytes) -> StoredDevice:
 
 
 class House:
-    """Everybody. `dialled` gives the stream when the agent connects to a target; `on_redeemed` hears of each invite that was taken."""
+    """Everybody. `dialled` gives the stream when the agent connects to a target, `connected` the socket when it does so for datagrams.
+
+    `on_redeemed` hears of each invite that was taken.
+    """
 
     def __init__(self, loop: SteppedLoop, root: Path) -> None:
         self.loop = loop
@@ -128,6 +136,7 @@ class House:
         self.events: list[Event] = []
         self.on_redeemed: Callable[[DeviceID, bytes], None] = lambda *_: None
         self.dialled: Callable[[Address, int], Awaitable[WireStream]]
+        self.connected: Callable[[Address, int], TargetSocket]
         self.agent: Agent
         self.pools: dict[str, TunnelPool] = {}
         self.buffers: list[BufferPool] = []
@@ -252,6 +261,10 @@ def opened() -> Iterator[House]:
         house = House(loop, root)
         patches.enter_context(house.witness.watching())
         patches.enter_context(patch.object(dial, "_Race", partial(_Attempt, house)))
+        patches.enter_context(patch.object(dial, "_connect_datagrams", lambda *where: where))
+        patches.enter_context(patch.object(dial, "DatagramSocket", lambda where: house.connected(*where)))
+        for module, kind in ((deviceflows, ForwardFlows), (reverseflows, AgentFlows)):
+            patches.enter_context(patch.object(module, kind.__name__, watched(kind, house.witness.note)))
         patches.enter_context(patch.object(Grants, "redeem", _watched(Grants.redeem, house)))
         for name in ("relay", "agent", *FORWARDS):
             house.start(name)
