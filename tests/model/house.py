@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
@@ -21,8 +23,7 @@ from tests.model.datagrams import TargetSocket, watched
 from tests.model.wires import Wire, WireStream
 from tests.model.witness import Witness
 from tests.relay.hops import CREDENTIALS
-from tuunel import agent as agent_module
-from tuunel import association, control, deviceflows, dial, establish, liveness, pool, recordstream, reverse, reverseflows, tunnel
+from tuunel import control, deviceflows, dial, reverseflows
 from tuunel.address import HostPort
 from tuunel.agent import Agent
 from tuunel.buffers import BufferPool
@@ -33,9 +34,10 @@ from tuunel.events import Alarm, Event
 from tuunel.grants import Grant, Grants
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.links import RelayLink
+from tuunel.networkwatch import NetworkWatch
 from tuunel.policy import Address
 from tuunel.pool import TunnelPool
-from tuunel.relay import client, dialpool, presence, readypool, reception, server
+from tuunel.relay import presence, readypool
 from tuunel.relay import tunnels as relay_tunnels
 from tuunel.relay.attendance import Attendance
 from tuunel.relay.reception import Reception
@@ -48,10 +50,6 @@ from tuunel.settings import Home
 
 RELAY = HostPort("198.51.100.7", 7443)
 FORWARDS = {"one": IdentityKey.from_private_value(0x0E), "two": IdentityKey.from_private_value(0x20)}
-TIMED = (
-    *(agent_module, association, client, deviceflows, dialpool, establish, liveness, pool, presence, readypool, reception),
-    *(recordstream, reverse, server, tunnel),
-)
 
 PARTY: ContextVar[str] = ContextVar("party")
 
@@ -172,6 +170,7 @@ class House:
         for name in self.parties:
             self.crash(name)
         self.parties.clear()
+        vars(self).pop("agent", None)  # which may remember why it gave up
 
     async def _run_relay(self, tasks: TaskGroup) -> None:
         relay = RelayServer(self._home, listen=RELAY, advertise=None, open_enrolment=True, emit=self.events.append)
@@ -250,10 +249,11 @@ def opened() -> Iterator[House]:
     with ExitStack() as patches:
         patches.callback(loop.close)
         patches.callback(shutil.rmtree, root)
-        for module in TIMED:
+        for module in [module for name, module in sys.modules.items() if name.startswith("tuunel.") and vars(module).get("time") is time]:
             patches.enter_context(patch.object(module, "time", clock))
         for module in (presence, readypool):
             patches.enter_context(patch.object(module, "random", Random(7)))
+        patches.enter_context(patch.object(NetworkWatch, "_find_way", lambda _: None))
         patches.enter_context(patch.object(os, "fsync", lambda _: None))  # nobody pulls the plug
         patches.enter_context(patch.object(control, "serve", _no_socket))
         patches.enter_context(patch.object(anyio.to_thread, "run_sync", _at_once))

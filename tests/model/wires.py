@@ -205,6 +205,9 @@ class WireStream(RawStream):
         self._out.ended = True
         self._out.sent()
 
+    def unacknowledged(self) -> float | None:
+        return None  # the network of this world loses connections, and not bytes of them
+
     def broken(self) -> bool:
         return self._closed or self._into.tear_arrived
 
