@@ -16,6 +16,7 @@ from tuunel.e2e.wire import FLOW_NUMBER, RecordType
 from tuunel.ledger import Ledger
 from tuunel.policy import Address
 from tuunel.pool import TunnelPool
+from tuunel.rawsocket import Result
 from tuunel.routing import ThroughDevice
 
 FIRST_PORT = 30_000  #: each client asks each host at a port of its own: so every socket tells whose it is
@@ -68,6 +69,13 @@ class TargetSocket:
             self._changed = anyio.Event()
             await self._changed.wait()
         self._check_open()
+
+    async def on_readable(self, step: Callable[[], Result | None]) -> Result:
+        result = None
+        while result is None:
+            await self.wait_readable()
+            result = step()
+        return result
 
     def close(self) -> None:
         self.closed = True
