@@ -58,7 +58,7 @@ class Direction(Generic[End]):
         self._seen = 0
 
     def begin_write(self) -> None:
-        """Say that the source is not being read from now on."""
+        """Say that the source is not being read from now on. Only a task may: a watch begins."""
         self._writes += 1
         self.writing = True
         self._busy()
@@ -111,18 +111,15 @@ class _Pump(Generic[End]):
         def count_down(n: int) -> None:
             traffic.down += n
 
-        self._forth = Direction(a, b, count_up, self._wake_watch)
-        self._back = Direction(b, a, count_down, self._wake_watch)
+        self._forth = Direction(a, b, count_up, self._begin_watch)
+        self._back = Direction(b, a, count_down, self._begin_watch)
         self._carry = carry
-        self._needed: anyio.Event | None = None
+        self._watching = False
         self._error: Exception | None = None
-        self._scope = anyio.CancelScope()
 
     async def run(self) -> PumpEnd:
-        async with anyio.create_task_group() as group:
-            self._scope = group.cancel_scope
-            group.start_soon(self._watch)
-            group.start_soon(self._run, self._back)
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._run, self._back)
             await self._run(self._forth)
         if self._error is None:
             return PumpEnd.DONE
@@ -144,15 +141,17 @@ class _Pump(Generic[End]):
             return
         direction.ended = True
         if self._forth.ended and self._back.ended:
-            self._scope.cancel()
+            self._tasks.cancel_scope.cancel()
+
+    def _begin_watch(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self._tasks.start_soon(self._watch)
 
     async def _watch(self) -> None:
+        """Look after the sides that nobody reads, as long as there are any: a tunnel at rest has no task for it."""
         directions = (self._forth, self._back)
-        while True:
-            if not (self._forth.unread or self._back.unread):
-                self._needed = anyio.Event()
-                await self._needed.wait()
-                self._needed = None
+        while any(direction.unread for direction in directions):
             await anyio.sleep(WATCH_INTERVAL)
             try:
                 if any(direction.has_lost_its_source() for direction in directions):
@@ -160,15 +159,12 @@ class _Pump(Generic[End]):
             except Exception as error:  # as in _run
                 self._fail(error)
                 return
-
-    def _wake_watch(self) -> None:
-        if self._needed is not None:
-            self._needed.set()
+        self._watching = False
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:
             self._error = error
-        self._scope.cancel()
+        self._tasks.cancel_scope.cancel()
 
 
 class Copying:
