@@ -47,7 +47,7 @@ The same signal has the books read again. Names (`devices.json`) and grants (`gr
 file counts at once; the signal also brings the relay's list of who may knock up to date, and says when a book is damaged. **A
 `grants.json` that is damaged admits nobody**, and cuts who is connected: what cannot be read grants nothing.
 
-A terminal that is closed sends the same signal: a command that ran there ends, as it does at SIGTERM.
+A terminal that is closed sends the same signal: a command that ran there ends, as it does at SIGTERM, unless `nohup` has started it.
 """
 
 

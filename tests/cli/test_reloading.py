@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.journeys.processes import clean_environment, tuunel_argv
+from tests.journeys.peers import program
+from tests.journeys.processes import clean_environment, tuunel_argv, until
 from tuunel.cli.reloading import Reload
 from tuunel.config import settings_of
 from tuunel.configfile import RunningSettings, load_settings
@@ -79,22 +80,62 @@ async def test_a_damaged_book_raises_an_alarm(desk: Desk) -> None:
     assert (await desk.reload(""))[-1] == Alarm("devices.json is damaged; restore it")
 
 
+class Window:
+    """A command in a terminal of its own, whose log goes to a file."""
+
+    def __init__(self, home: Path, *before: str) -> None:
+        self.home = home
+        self._screen, theirs = pty.openpty()
+        argv = [program("setsid"), "--ctty", *before, *tuunel_argv("proxy", "--listen", "127.0.0.1:0")]
+        with (home / "log").open("wb") as log:
+            self.process = subprocess.Popen(argv, env=clean_environment(TUUNEL_HOME=str(home)), stdin=theirs, stdout=theirs, stderr=log)
+        os.close(theirs)
+        until(lambda: "ready" in self.log(), "the proxy is ready")
+
+    def log(self) -> str:
+        return (self.home / "log").read_text()
+
+    def close(self) -> None:
+        """Close the window: the kernel tells whoever runs in it."""
+        os.close(self._screen)
+
+    def end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
 @pytest.mark.real
-def test_a_closed_terminal_ends_the_command(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    environment = clean_environment(TUUNEL_HOME=str(tmp_path), TERM="xterm", COLUMNS="80", LINES="24")
-    process = subprocess.Popen(
-        tuunel_argv("proxy", "--listen", "127.0.0.1:0"), env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
-    os.close(theirs)
-    seen = b""
-    while b"ready" not in seen and b"SOCKS5 + HTTP" not in seen:
-        seen += os.read(ours, 65536)
-    os.close(ours)  # the terminal's window is closed
-    process.send_signal(signal.SIGHUP)  # as its shell does then
+def test_a_closed_terminal_ends_the_command_wherever_its_log_goes(tmp_path: Path) -> None:
+    window = Window(tmp_path)
     try:
-        process.wait(10)
+        window.close()
+        assert window.process.wait(10) == 0
+        assert not list(tmp_path.rglob("*.sock"))  # in order: nothing is left
     finally:
-        process.kill()
-        process.wait()
-    assert not list(tmp_path.rglob("*.sock"))  # in order: nothing is left
+        window.end()
+
+
+@pytest.mark.real
+def test_in_a_terminal_that_is_there_the_signal_reloads(tmp_path: Path) -> None:
+    window = Window(tmp_path)
+    try:
+        window.process.send_signal(signal.SIGHUP)
+        until(lambda: "settings read again" in window.log(), "it has reloaded")
+    finally:
+        window.end()
+        window.close()
+
+
+@pytest.mark.real
+def test_nohup_keeps_it_running(tmp_path: Path) -> None:
+    window = Window(tmp_path, program("nohup"))
+    try:
+        window.close()
+        until(lambda: "settings read again" in window.log(), "it has taken the signal for a wish to reload")
+        assert window.process.poll() is None
+    finally:
+        window.end()

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -51,12 +50,15 @@ def _told(changed: Resolved) -> str:
 async def reload_on_hangup(
     reload: Reload, supervisor: Supervisor, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
-    """Reload at each SIGHUP, until cancelled. A terminal that is gone sends SIGHUP, too: that ends the process in order."""
-    on_terminal = sys.stderr.isatty()
+    """Reload at each SIGHUP, until cancelled.
+
+    A terminal that is gone sends SIGHUP, too: that ends the process in order, unless nohup(1) has started it.
+    """
+    ends_with_terminal = has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     with anyio.open_signal_receiver(signal.SIGHUP) as received:
         task_status.started()
         async for _ in received:
-            if on_terminal and not sys.stderr.isatty():
+            if ends_with_terminal and not has_terminal():
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             supervisor.reloading()
@@ -64,3 +66,12 @@ async def reload_on_hangup(
                 await reload.now()
             finally:
                 supervisor.reloaded()
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal: tty(4). Where its output goes is another matter."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
