@@ -88,7 +88,9 @@ class Window:
         self._screen, theirs = pty.openpty()
         argv = [program("setsid"), "--ctty", *before, *tuunel_argv("proxy", "--listen", "127.0.0.1:0")]
         with (home / "log").open("wb") as log:
-            self.process = subprocess.Popen(argv, env=clean_environment(TUUNEL_HOME=str(home)), stdin=theirs, stdout=theirs, stderr=log)
+            self.process = subprocess.Popen(
+                argv, env=clean_environment(TUUNEL_HOME=str(home)), stdin=theirs, stdout=theirs, stderr=log, cwd=home
+            )
         os.close(theirs)
         until(lambda: "ready" in self.log(), "the proxy is ready")
 
