@@ -137,5 +137,14 @@ async def test_openmetrics_is_spoken_to_who_asks_for_it() -> None:
     assert {family.name for family in openmetrics.text_string_to_metric_families(body.decode())} > {"tuunel_connections"}
 
 
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=abc", "application/openmetrics-text;version=1..", "a;=;,,;;version=1.0.0", "\xff"]
+)
+async def test_whatever_is_accepted_there_is_an_answer(accept: str) -> None:
+    body, media_type = await Metrics("proxy").page(accept)
+    assert b"tuunel_info" in body
+    assert media_type.startswith(("text/plain", "application/openmetrics-text"))
+
+
 async def test_the_process_is_measured() -> None:
     assert (await read(Metrics("proxy")))["process_resident_memory_bytes"] > 0

@@ -131,7 +131,10 @@ class Metrics:
             self._facts.measures = {} if self.measures is None else await self.measures()
         except TuunelError:
             self._facts.measures = {}  # a book that cannot be read: its own alarm tells, and the other numbers are still true
-        encode, media_type = choose_encoder(accept)
+        try:
+            encode, media_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # the library trips over versions that are none
+            encode, media_type = choose_encoder("")
         return encode(self._registry), media_type
 
     def _count(self, name: str, *labels: str) -> None:
