@@ -28,8 +28,8 @@ def main() -> int:
 def run(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` name; returns its exit code. Raises StateError when the encryption cannot work here."""
     if arguments[:1] != ["nc"]:
-        if arguments[:1] != ["doctor"] and COMPLETION not in os.environ:
-            require_ml_kem()  # `doctor` tells it among what else is wrong, and a shell that completes shows no errors
+        if not _only_tells(arguments):
+            require_ml_kem()
         from tuunel.cli import app
 
         return app.main(arguments)
@@ -40,6 +40,11 @@ def run(arguments: Sequence[str]) -> int:
         # else a running proxy does the encryption, and has checked it
         require_ml_kem()
     return netcat.main(arguments[1:])
+
+
+def _only_tells(arguments: Sequence[str]) -> bool:
+    """Whether the command opens no tunnel and is of use without one: help, the version, completion, and `doctor`, which tells it itself."""
+    return arguments[:1] in ([], ["doctor"], ["completion"], ["--version"]) or "--help" in arguments or COMPLETION in os.environ
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ Written from the program by `python -m tests.cli.reference`; a test keeps it tru
 - Standard output carries data only; what people read goes to standard error.
 - `--json`: a long-running command writes [events](events.md), one JSON object a line; any other one JSON document.
 - What a long-running command takes as a flag may stand in the environment or in a file, too: [settings](settings.md).
+- `tuunel --version` prints the version; `--help` behind any command says what it takes.
 - Exit codes are listed in [errors](errors.md).
 - `-` in place of a link or an invite reads it from standard input.
 - Ctrl-C or SIGTERM ends every command: listeners close, connections get `--drain` seconds to finish. A second signal ends it at once.

@@ -7,7 +7,7 @@ import typer
 
 from tuunel.cli import agent, completion, config, demo, doctor, forward, pairing, probe, proxy, relay, service, setup, status, top, verify
 from tuunel.cli.configured import configured
-from tuunel.cli.report import first_error, say_error
+from tuunel.cli.report import first_error, put, say_error
 
 app = typer.Typer(
     name="tuunel",
@@ -17,6 +17,24 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - this option only
+
+        put(f"tuunel {version('tuunel')}")
+        raise typer.Exit
+
+
+@app.callback()
+def tuunel(
+    *,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")] = False,
+) -> None:
+    """What stands before every command."""
+
+
 app.add_typer(relay.app, name="relay")
 app.command(cls=configured("agent"))(agent.agent)
 app.command()(agent.invite)
