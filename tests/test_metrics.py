@@ -111,7 +111,7 @@ async def test_a_book_that_cannot_be_read_takes_no_other_number_away() -> None:
     metrics = Metrics("agent")
 
     async def measures() -> Measures:
-        raise StateError("grants.json is damaged")
+        raise StateError("grants.json is damaged", "restore it")
 
     metrics.measures = measures
     metrics(Alarm("grants.json is damaged"))
