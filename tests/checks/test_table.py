@@ -1,5 +1,6 @@
 """The table of checks is true to the code: each text is there once, each test exists, and the page is what the table says."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -32,3 +33,11 @@ def test_every_check_names_a_test_that_exists() -> None:
 
 def test_the_page_of_checks_is_what_the_table_says() -> None:
     assert PAGE.read_text() == page(), "write it again: python -m tests.checks.page"
+
+
+def test_what_shows_each_promise_is_there() -> None:
+    text = (PAGE.parent / "proofs.md").read_text(encoding="utf-8")
+    promises = text[text.index("## Promise by promise") : text.index("## The evil relay")]
+    named = set(re.findall(r"`([a-z0-9_/]+\.py|[a-z]+/)`", promises))
+    assert len(named) > 40
+    assert sorted(name for name in named if not (REPOSITORY / "tests" / name).exists()) == []
