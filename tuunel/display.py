@@ -32,6 +32,7 @@ from tuunel.events import (
     Totals,
     printable,
 )
+from tuunel.journal import sentence
 from tuunel.painter import Painted, Painter
 from tuunel.rows import BAD, FIGURES, GOOD, LIVE, Column, Row, amount, described, ending, names_of, round_trip
 from tuunel.view import View
@@ -111,7 +112,8 @@ class LiveTable:
                 self._relays[event.relay] = event
             case Ready():
                 self._ready = event
-                self._say(*self.next_steps(event))
+                if not self.whole:  # else whoever started the role was told
+                    self._say(sentence(event), *self.next_steps(event))
             case DeviceSeen():
                 self._say(f"{printable(event.name or event.device)}: {event.what}")
             case Notice():

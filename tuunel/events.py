@@ -56,7 +56,8 @@ class Totals:
 class Ready:
     """A role serves. `listen` is `host:port` with the real port; the others are None where the role has none.
 
-    `forwards` are a forward's places, each with `listen` and `target`, both as text; `listen` is the first one's.
+    `user` is the name that the proxy's apps must log in with. `forwards` are a forward's places, each with `listen` and `target`, both as
+    text; `listen` is the first one's.
     """
 
     role: str
@@ -66,6 +67,7 @@ class Ready:
     invite: str | None = field(default=None, repr=False)
     admits_enrolled: bool = False
     forwards: tuple[Mapping[str, str], ...] | None = None
+    user: str | None = None
     metrics: str | None = None  #: where its metrics are read, `host:port`
 
 

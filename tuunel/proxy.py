@@ -65,6 +65,7 @@ class Proxy:
         self._routing = Routing(self._reach.devices, other, [Route.parse(text) for text in routes])
         self._own_ports = Announcement(home, "proxy")
         known = Credentials(*credentials) if credentials else None
+        self._user = credentials[0] if credentials else None
         self._udp = UdpDoor(self._associate, self._own_ports)
         doors = partial(FrontDoors, self._dial, udp=self._udp, pac=self._pac, buffers=self._reach.buffers)
         self._doors = doors(credentials=known)
@@ -121,7 +122,7 @@ class Proxy:
             for relay in self._reach.devices.relays():
                 if relay.enrolled:
                     self._reach.be_present(relay)
-            self._emit(Ready("proxy", str(HostPort(self._listen.host, self._addresses[0].port))))
+            self._emit(Ready("proxy", str(HostPort(self._listen.host, self._addresses[0].port)), user=self._user))
             for sentence in self._routing.unusable():
                 self._emit(Notice(sentence))
             if self._guard and not self._guard.works:

@@ -1,7 +1,11 @@
 """Every command prints the exact next one: what is printed is what the shell and the next command can read."""
 
 import shlex
+import socket
 
+import pytest
+
+from tuunel import networkwatch
 from tuunel.address import HostPort
 from tuunel.cli.nextsteps import after_invite, after_link, after_pairing, after_ready
 from tuunel.events import Ready
@@ -70,3 +74,26 @@ def test_a_forward_says_what_leads_where_and_what_others_can_use() -> None:
 def test_the_proxys_and_the_pairings_steps_name_where_to_go() -> None:
     assert any("localhost:1080" in line for line in after_ready(Ready("proxy", listen="localhost:1080")))
     assert any("home.tuunel" in line for line in after_pairing("home"))
+
+
+def curl_of(ready: Ready) -> list[str]:
+    line = after_ready(ready)[1]
+    return shlex.split(line[line.index("curl ") :].partition("   ")[0])
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1080", "[::]:1080"])
+def test_the_proxys_step_names_an_address_that_can_be_connected_to(listen: str) -> None:
+    proxy = HostPort.parse(curl_of(Ready("proxy", listen=listen))[2].removeprefix("socks5h://"))
+    assert proxy.port == 1080
+    with socket.create_server(("0.0.0.0", 0)) as server, socket.create_connection((proxy.host, server.getsockname()[1]), 10):
+        pass
+
+
+def test_the_proxys_step_on_a_machine_without_a_network_is_its_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networkwatch, "local_address", lambda place: None)
+    assert curl_of(Ready("proxy", listen="0.0.0.0:1080"))[2] == "socks5h://127.0.0.1:1080"
+
+
+def test_the_proxys_step_says_who_must_log_in() -> None:
+    assert curl_of(Ready("proxy", listen="localhost:1080", user="me & you"))[3:5] == ["--proxy-user", "me & you"]
+    assert "--proxy-user" not in curl_of(Ready("proxy", listen="localhost:1080"))

@@ -2,8 +2,12 @@
 
 import shlex
 from ipaddress import ip_address
+from typing import Final
 
+from tuunel.address import HostPort
 from tuunel.events import Ready
+
+WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  #: what means every address of this machine; `::` those of both IP versions
 
 
 def after_ready(ready: Ready) -> list[str]:
@@ -44,11 +48,25 @@ def after_invite(invite: str) -> list[str]:
 
 
 def after_proxy(ready: Ready) -> list[str]:
-    """How to send an app through the proxy."""
+    """How to send an app through the proxy. A place that only a listener can have is not one to connect to."""
+    listen = HostPort.parse(ready.listen or "")
+    login = f" --proxy-user {shlex.quote(ready.user)}" if ready.user is not None else ""
+    where = reachable(listen)
+    beyond = "   (from other machines, too)" if where != listen else ""
     return [
-        f"SOCKS5 + HTTP on {ready.listen}",
-        f"next:   curl --proxy socks5h://{ready.listen} http://NAME.tuunel:PORT/   or   tuunel setup ssh|git|curl|firefox|chromium|pac|env",
+        f"SOCKS5 + HTTP on {listen}",
+        f"next:   curl --proxy socks5h://{where}{login} http://NAME.tuunel:PORT/{beyond}   or   tuunel setup ssh|git|curl|firefox|chromium|pac|env",
     ]
+
+
+def reachable(listen: HostPort) -> HostPort:
+    """Where a program connects to what listens on `listen`: for every address of this machine, one that others can reach if it has one."""
+    if listen.host not in WILDCARDS:
+        return listen
+    from tuunel.networkwatch import FAR_AWAY, local_address  # noqa: PLC0415 - only this needs it: start-up time
+
+    found = (local_address(place) for place in FAR_AWAY if listen.host == "::" or ":" not in place.host)
+    return HostPort(next((address for address in found if address is not None), "127.0.0.1"), listen.port)
 
 
 def after_forward(ready: Ready) -> list[str]:
