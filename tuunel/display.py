@@ -41,6 +41,7 @@ KEEP_ENDED = 5.0  # seconds that an ended row stays by itself: long enough to se
 MAX_ENDED = 100  # ended rows that can be looked at afterwards
 MAX_ALARMS_SHOWN = 3  # the newest stand in the header; every one has been printed above the table
 MAX_RELAYS_SHOWN = 3
+MAX_DESCRIBED = 4  # lines of the selected row in full: what is known of it, and a reason with its detail
 ELLIPSIS: Final = "\u2026"
 RELAY_STYLES: Final = {"online": "green", "connecting": "yellow", "offline": "bold red"}
 ROW_STYLES: Final = {LIVE: "", GOOD: "dim", BAD: "red"}
@@ -155,7 +156,7 @@ class LiveTable:
         now = self._still_at if self._still is not None else self.clock()
         head = [*self._header(), *self._alarm_lines()]
         rows, total = self._shown(), len(self._all_rows())
-        foot = self._footer(rows, now)
+        foot = self._footer(rows, width, now)
         fits = max(0, height - len(head) - len(foot) - 3)  # the titles, the line that counts what is left out, the cursor's own line
         names = names_of(self.role)
         lines = [*head]
@@ -276,11 +277,16 @@ class LiveTable:
         if self._alarm_count > MAX_ALARMS_SHOWN:
             yield Text(f"{self._alarm_count - MAX_ALARMS_SHOWN} earlier alarms: see above", style="bold red")
 
-    def _footer(self, rows: Sequence[Row], now: float) -> list[Text]:
-        """The selected row in full, and the keys."""
+    def _footer(self, rows: Sequence[Row], width: int, now: float) -> list[Text]:
+        """The selected row in full, on as many lines as it needs, and the keys."""
         if not self.keys:
             return []
-        selected = [Text(described(row, now), style="bold") for row in rows if row.opened.id == self.view.selected]
+        selected = [
+            line
+            for row in rows
+            if row.opened.id == self.view.selected
+            for line in Text(described(row, now), style="bold").wrap(self.console, width)[:MAX_DESCRIBED]
+        ]
         said = [line.copy() for line in self._said] if self.whole else []
         style = "bold" if self.view.asked or self.view.typing else "dim"
         return [*selected, *said, Text(printable(self.view.help()), style=style)]

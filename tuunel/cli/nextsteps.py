@@ -53,10 +53,8 @@ def after_proxy(ready: Ready) -> list[str]:
     login = f" --proxy-user {shlex.quote(ready.user)}" if ready.user is not None else ""
     where = reachable(listen)
     beyond = "   (from other machines, too)" if where != listen else ""
-    return [
-        f"SOCKS5 + HTTP on {listen}",
-        f"next:   curl --proxy socks5h://{where}{login} http://NAME.tuunel:PORT/{beyond}   or   tuunel setup ssh|git|curl|firefox|chromium|pac|env",
-    ]
+    curl = f"curl --proxy socks5h://{where}{login} http://NAME.tuunel:PORT/{beyond}"
+    return [f"SOCKS5 + HTTP on {listen}", f"next:   {curl}   or   tuunel setup ssh|git|curl|firefox|chromium|pac|env"]
 
 
 def reachable(listen: HostPort) -> HostPort:

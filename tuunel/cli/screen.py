@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
+from anyio.abc import TaskStatus
 
 from tuunel.events import Act, Emit
 from tuunel.keys import KeyDecoder
@@ -43,7 +44,6 @@ class Screen:
         self._shown = False
 
     def __enter__(self) -> Self:
-        self._look()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -61,7 +61,7 @@ class Screen:
         """Draw, and read keys, until cancelled; `act` is called with what a person asks of the role."""
         self._table.act = act
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._heed_signals)
+            await tasks.start(self._heed_signals)  # before the terminal is taken: a stop must not leave it as it is then
             tasks.start_soon(self._take_keys)
             while True:
                 self._look()
@@ -104,8 +104,9 @@ class Screen:
 
     # signals
 
-    async def _heed_signals(self) -> None:
+    async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(*SIGNALS) as received:
+            task_status.started()
             stopped = False
             async for number in received:
                 if number == signal.SIGTSTP:
@@ -135,7 +136,7 @@ class Screen:
     async def _typed(self, decoder: KeyDecoder) -> AsyncIterator[bytes]:
         """What is typed, as it comes; b"" for a pause within a key. Ends with the terminal."""
         while self._keyboard is not None:
-            if self._mode is None:
+            if self._mode is None or not _is_foreground():
                 await anyio.sleep(DRAW_INTERVAL)  # what is typed now is somebody else's
                 continue
             data = b""
