@@ -17,7 +17,7 @@ import anyio
 from tuunel.address import HostPort
 from tuunel.datagrams import DatagramSocket
 from tuunel.errors import Failure, Reason, Speaker
-from tuunel.rawstream import END_ON_CLOSE, RESET_ON_CLOSE, RawStream
+from tuunel.rawstream import RESET_ON_CLOSE, RawStream
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Allow: TypeAlias = Callable[[list[Address]], Sequence[Address]]
@@ -205,7 +205,6 @@ class _Race:
                     with anyio.move_on_after(ATTEMPT_DELAY):
                         await failed.wait()
             if self._winner is not None:
-                self._winner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, END_ON_CLOSE)
                 return RawStream(self._winner)
         except OSError as error:
             self._errors.append(error)

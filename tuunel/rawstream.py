@@ -79,7 +79,8 @@ class Conduit(Protocol):
 class RawStream(RawSocket):
     """A connected stream socket (TCP or unix) as a Conduit and as a plain byte stream. Owns `sock`.
 
-    Sets TCP_NODELAY and keepalive, and never TCP_USER_TIMEOUT: that would kill a live peer which merely does not read.
+    Sets TCP_NODELAY and keepalive, and never TCP_USER_TIMEOUT: that would kill a live peer which merely does not read. On TCP the peer
+    sees a reset when this process is killed.
     """
 
     __slots__ = ("_eof_read", "_eof_written", "_unix")
@@ -127,10 +128,14 @@ class RawStream(RawSocket):
 
     def reset(self) -> None:
         """Close at once; on TCP the peer sees a reset. A unix peer sees one only if it has written bytes that nobody has read here."""
+        super().close()
+
+    def close(self) -> None:
+        """Close without lingering. Bytes on their way are still delivered, unless the peer sends more: `aclose` waits for its end."""
         if not self._closed and not self._unix:
             with suppress(OSError):  # the peer was faster
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self.close()
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, END_ON_CLOSE)
+        super().close()
 
     async def aclose(self) -> None:
         """End cleanly: FIN, then read on until the peer's own end, for at most LINGER_TIME.
@@ -269,6 +274,8 @@ async def send_bytes(conduit: Conduit, buffers: BufferPool, data: Bytes) -> None
 
 
 def _set_options(sock: socket.socket) -> None:
+    # Until it is closed cleanly: the kernel closes what a killed process has left, and a peer must not take that for the end.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE:

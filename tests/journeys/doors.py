@@ -67,10 +67,14 @@ def read_socks5_reply(sock: socket.socket) -> Answer:
 def socks5(proxy: Address, host: str, port: int, *, command: int = 1, early: bytes = b"") -> Opened:
     """CONNECT (or another command) without authentication."""
     sock = connect(proxy)
-    sock.sendall(b"\x05\x01\x00")
-    assert read_exactly(sock, 2) == b"\x05\x00"
-    sock.sendall(socks5_request(host, port, command) + early)
-    return Opened(read_socks5_reply(sock), sock)
+    try:
+        sock.sendall(b"\x05\x01\x00")
+        assert read_exactly(sock, 2) == b"\x05\x00"
+        sock.sendall(socks5_request(host, port, command) + early)
+        return Opened(read_socks5_reply(sock), sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def socks4a_request(host: str, port: int, command: int = 1, user: bytes = b"") -> bytes:

@@ -23,6 +23,7 @@ FREE_WITHIN = 3.0
 KILLS: dict[str, Callable[[Trio], None]] = {
     "agent": lambda trio: trio.agent.process.kill(),
     "relay": lambda trio: trio.relay.process.kill(),
+    "proxy": lambda trio: trio.proxy.process.kill(),
 }
 
 
@@ -49,8 +50,7 @@ def test_a_kill_in_mid_transfer_is_a_reset_for_every_app_and_target(own_trio: Tr
         for app in apps:
             assert_ends_with_a_reset(app)
         assert_ends_with_a_reset(up.sock)
-        if killed == "relay":  # a killed agent's own sockets are the kernel's to end
-            assert sink.noted() == ["reset"]
+        assert sink.noted() == ["reset"]
 
 
 @pytest.mark.parametrize("killed", KILLS)
