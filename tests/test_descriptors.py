@@ -33,7 +33,7 @@ def allowed() -> int:
 
 @needs_room
 def test_the_limit_is_raised_to_what_the_system_allows(few: int) -> None:
-    raise_limit()
+    assert raise_limit() == few
     assert allowed() == few
 
 
@@ -43,7 +43,7 @@ def test_a_system_that_refuses_keeps_its_limit(monkeypatch: pytest.MonkeyPatch, 
         raise error
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    raise_limit()
+    assert raise_limit() == FEW
     monkeypatch.undo()
     assert allowed() == FEW
 

@@ -348,3 +348,16 @@ def test_leaving_twice_or_unknown_is_nothing(registry: Registry[str]) -> None:
     registry.leave("control")
     assert registry.leave("control").ready == ()
     assert len(registry) == 0
+
+
+def test_a_full_relay_takes_nobody_more_until_somebody_leaves(clock: Clock) -> None:
+    registry: Registry[str] = Registry(clock, capacity=2)
+    registry.join("a", HOME)
+    registry.join("b", LAPTOP)
+    with pytest.raises(Failure, match="full") as caught:
+        registry.join("c", HOME)
+    assert caught.value.reason is Reason.QUOTA
+    assert caught.value.retry_after
+    assert len(registry) == 2
+    registry.leave("a")
+    registry.join("c", HOME)

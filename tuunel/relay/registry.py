@@ -4,6 +4,7 @@ Pure bookkeeping over opaque connection handles (`C`: anything hashable); the cl
 writes. Refusals are raised as `Failure` with `Speaker.RELAY` and change nothing. Source: docs/spec/relay.md.
 """
 
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ REQUEST_RATE: Final = 256.0
 REQUEST_BURST: Final = 4096
 #: A revoked device may open this seldom, so that the agent itself can tell it why.
 REVOKED_INTERVAL: Final = 60.0
+#: Seconds after which a device that met a full relay may try again.
+FULL_RETRY: Final = 5
 #: After this long without an open, demand starts again from `MIN_DEMAND`.
 IDLE_AFTER: Final = 600.0
 #: An agent whose pool is empty is reminded of the same demand at most this often.
@@ -79,8 +82,9 @@ class Registry(Generic[C]):
     #: Grows with every `cut`: who waited between looking a device up and `join` compares it, and looks again when it differs.
     cuts: int
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, capacity: int = sys.maxsize) -> None:
         self.cuts = 0
+        self.capacity = capacity  #: connections that all devices together may hold
         self._clock = clock
         self._requests = TokenBuckets(clock, rate=REQUEST_RATE, burst=REQUEST_BURST)
         self._connections: dict[DeviceID, set[C]] = {}
@@ -101,6 +105,8 @@ class Registry(Generic[C]):
     def join(self, connection: C, device: DeviceID) -> None:
         """Count a proven connection of `device`. Raises RATE_LIMITED or QUOTA."""
         self.charge(device)
+        if len(self._device_of) >= self.capacity:
+            raise Failure(Reason.QUOTA, Speaker.RELAY, "the relay is full", retry_after=FULL_RETRY)
         held = self._connections.setdefault(device, set())
         if len(held) >= MAX_CONNECTIONS:
             raise Failure(Reason.QUOTA, Speaker.RELAY, "too many connections of this device")

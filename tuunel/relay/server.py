@@ -28,8 +28,9 @@ from tuunel.relay.attendance import Attendance
 from tuunel.relay.certificates import RelayRoot
 from tuunel.relay.connection import LOST, ControlConnection, DeviceConnection, DialConnection, ReadyConnection
 from tuunel.relay.credentials import create_root, load_root, new_leaf
+from tuunel.relay.gate import MAX_UNPROVEN
 from tuunel.relay.reception import Reception
-from tuunel.relay.splice import PipePool
+from tuunel.relay.splice import KEEP, MAX_LENT, PipePool
 from tuunel.relay.store import Store
 from tuunel.relay.switchboard import Switchboard
 from tuunel.relay.tunnels import Tunnels
@@ -37,6 +38,7 @@ from tuunel.settings import Home
 from tuunel.statefile import damaged
 
 RENEWAL_INTERVAL: Final = 3600.0  #: seconds between looks at the leaf, which is renewed a month before it ends
+OWN_FILES: Final = 64  #: descriptors of the relay itself: listeners, registry, control socket and who asks there
 WILDCARDS: Final = frozenset({"::", "0.0.0.0"})
 
 
@@ -91,7 +93,7 @@ class RelayServer:
 
     async def run(self) -> None:
         """Serve until `stop` and the end of the last tunnel, or until cancelled. At start: StateError, ListenError."""
-        raise_limit()
+        self._capacity = capacity_within(raise_limit())
         self._home.ensure()
         store = await Store.open(self._registry_path(), time.time)
         pipes = PipePool()
@@ -121,7 +123,7 @@ class RelayServer:
         return root or create_root(path, int(time.time()))
 
     async def _serve(self, store: Store, root: RelayRoot, pipes: PipePool) -> None:
-        switchboard = self._switchboard = Switchboard(store, self._emit, clock=time.monotonic)
+        switchboard = self._switchboard = Switchboard(store, self._emit, clock=time.monotonic, capacity=self._capacity)
         self._tunnels = Tunnels(switchboard, pipes)
         self._attendance = Attendance(switchboard)
         self._reception = Reception(
@@ -162,6 +164,7 @@ class RelayServer:
                 services.start_soon(serve, listeners, self._serve_stream, connections)
                 link = str(await admin.make_link()) if await self._switchboard.store.is_empty() else None
                 self._emit(Ready("relay", str(admin.listen), link))
+                self._emit(Notice(f"room for {self._capacity} connections: two for each tunnel, and those that wait"))
                 if admin.address.host == PLACEHOLDER_HOST:
                     self._emit(Notice(f"links say {PLACEHOLDER_HOST}: tell this relay its public name with --advertise"))
                 await self._stopping.wait()
@@ -222,6 +225,14 @@ class RelayServer:
         if listening.host not in WILDCARDS:
             return listening
         return HostPort(_global_address() or PLACEHOLDER_HOST, listening.port)
+
+
+def capacity_within(files: int) -> int:
+    """How many connections of devices a process that may have so many files open can hold: the rest is kept for what must go on.
+
+    Those are the relay's own files, the pipes that bytes move through, and sockets that have not proved anything yet.
+    """
+    return max(files - OWN_FILES - 2 * (MAX_LENT + KEEP) - min(MAX_UNPROVEN, files // 8), 2)
 
 
 def _global_address() -> str | None:

@@ -3,6 +3,7 @@
 Nothing here waits for a device: messages are posted, connections are cut. Source: docs/spec/relay.md.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +31,8 @@ class Pipe:
 class Switchboard:
     """The relay's state while it runs."""
 
-    def __init__(self, store: Store, emit: Emit, *, clock: Callable[[], float]) -> None:
-        self.registry: Registry[DeviceConnection] = Registry(clock)
+    def __init__(self, store: Store, emit: Emit, *, clock: Callable[[], float], capacity: int = sys.maxsize) -> None:
+        self.registry: Registry[DeviceConnection] = Registry(clock, capacity=capacity)
         self.store = store
         self.emit = emit
         self.closing = False  #: no new tunnel, no new presence
