@@ -1,0 +1,173 @@
+"""Somebody abuses the relay, and a well-behaved pair beside it works on: its latency is told, not judged, for it depends on the machine."""
+
+import contextlib
+import os
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.journeys import doors
+from tests.journeys.figures import figure
+from tests.journeys.leaks import Held
+from tests.journeys.targets import echo, pour, read_exactly, serving
+from tests.journeys.world import Trio
+
+pytestmark = [pytest.mark.real, pytest.mark.soak, pytest.mark.timeout(900)]
+
+SECONDS = 10.0  #: of each measurement
+HALF_DONE = 5000
+SLOW = 200
+
+
+def latency(trio: Trio, port: int) -> str:
+    """New tunnels and round trips of the well-behaved pair for a while: medians and the slowest of a hundred, in milliseconds."""
+    opens, trips = [], []
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        began = time.perf_counter()
+        with doors.socks5(trio.proxy.address, "home.tuunel", port) as opened:
+            assert opened.answer.code == 0
+            opens.append(time.perf_counter() - began)
+            for _ in range(10):
+                began = time.perf_counter()
+                opened.sock.sendall(b"x" * 64)
+                assert read_exactly(opened.sock, 64) == b"x" * 64
+                trips.append(time.perf_counter() - began)
+    shown = []
+    for name, times in (("open", opens), ("round trip", trips)):
+        slowest = statistics.quantiles(times, n=100)[98]
+        shown.append(f"{name} p50 {statistics.median(times) * 1000:.1f} ms, p99 {slowest * 1000:.1f} ms ({len(times)})")
+    return "; ".join(shown)
+
+
+@contextlib.contextmanager
+def half_done_handshakes(trio: Trio) -> Iterator[None]:
+    """Five thousand sockets from sixteen addresses, each with the first bytes of an M1; what the relay ends is opened again."""
+    over = threading.Event()
+    socks: dict[int, socket.socket] = {}
+
+    def keep() -> None:
+        while not over.is_set():
+            for number in range(HALF_DONE):
+                if over.is_set():
+                    return
+                old = socks.get(number)
+                if old is not None and not ended(old):
+                    continue
+                if old is not None:
+                    old.close()
+                with contextlib.suppress(OSError):
+                    fresh = socket.create_connection(("127.0.0.1", trio.relay.port), 2, (f"127.0.1.{1 + number % 16}", 0))
+                    socks[number] = fresh
+                    fresh.sendall(b"TNL1\x00")
+                    fresh.setblocking(False)
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    time.sleep(3)
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+        for sock in socks.values():
+            sock.close()
+
+
+def ended(sock: socket.socket) -> bool:
+    try:
+        return not sock.recv(64)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+@contextlib.contextmanager
+def busy(work: Callable[[], None], threads: int) -> Iterator[None]:
+    """Do the work again and again in threads."""
+    over = threading.Event()
+
+    def loop() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError, AssertionError):
+                work()
+
+    workers = [threading.Thread(target=loop) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for worker in workers:
+            worker.join()
+
+
+def test_a_well_behaved_pair_beside_abuse(own_trio: Trio) -> None:
+    def garbage() -> None:
+        with socket.create_connection(("127.0.0.1", own_trio.relay.port), 5) as sock:
+            sock.sendall(os.urandom(512))
+            sock.recv(1)
+
+    guest = own_trio.world.laptop(own_trio.agent.new_invite("--name", "guest"))
+    guests = own_trio.world.proxy(guest)
+    with serving(echo) as target, serving(pour) as pouring:
+
+        def open_in_a_loop() -> None:
+            with doors.socks5(guests.address, "home.tuunel", target.port):
+                pass
+
+        figure("alone", latency(own_trio, target.port))
+        with half_done_handshakes(own_trio):
+            figure(f"beside {HALF_DONE} half-done handshakes", latency(own_trio, target.port))
+        with busy(garbage, 4):
+            figure("beside garbage from four threads", latency(own_trio, target.port))
+        with busy(open_in_a_loop, 8):
+            figure("beside one device that opens tunnels in eight loops", latency(own_trio, target.port))
+        before = held(own_trio)
+        with contextlib.ExitStack() as stack:
+            for _ in range(SLOW):
+                stack.enter_context(doors.socks5(guests.address, "home.tuunel", pouring.port))
+            figure(f"beside {SLOW} clients that never read", latency(own_trio, target.port))
+            after = held(own_trio)
+        for role, (was, now) in {role: (before[role], after[role]) for role in before}.items():
+            per_tunnel = (now.memory - was.memory) / SLOW
+            figure(f"memory of the {role} for each tunnel whose client never reads", f"{per_tunnel:.0f} KiB")
+            assert per_tunnel < 600, role  # one record of 256 KiB each way, and what Python spends on a tunnel
+        figure("afterwards", latency(own_trio, target.port))
+
+
+def held(trio: Trio) -> dict[str, Held]:
+    return {"relay": Held.by(trio.relay.process, trio.relay.machine), "agent": Held.by(trio.agent.process, trio.agent.machine)}
+
+
+@pytest.mark.timeout(1200)
+def test_memory_stays_flat_over_many_tunnels(own_trio: Trio) -> None:
+    roles = {"relay": own_trio.relay.process, "agent": own_trio.agent.process, "proxy": own_trio.proxy.process}
+    machines = {"relay": own_trio.relay.machine, "agent": own_trio.agent.machine, "proxy": own_trio.laptop}
+    opened = 0
+    with serving(echo) as target:
+
+        def some(seconds: float) -> None:
+            nonlocal opened
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                with doors.socks5(own_trio.proxy.address, "home.tuunel", target.port) as one:
+                    assert one.answer.code == 0
+                    one.sock.sendall(b"x")
+                    assert read_exactly(one.sock, 1) == b"x"
+                opened += 1
+
+        some(30)
+        before = {role: Held.by(process, machines[role]) for role, process in roles.items()}
+        some(300)
+        after = {role: Held.by(process, machines[role]) for role, process in roles.items()}
+    figure("tunnels opened one after the other, in 330 s", opened)
+    for role in roles:
+        figure(f"{role} before and after", f"{before[role].shown()}; {after[role].shown()}")
+        assert after[role].memory < before[role].memory + 10_000, role
