@@ -49,7 +49,7 @@ async def serve_film(stream: SocketStream) -> None:
 
 async def main() -> None:
     """Take the picture."""
-    table = LiveTable("proxy", lambda _: [], console=Console(width=WIDTH, height=HEIGHT, stderr=True))
+    table = LiveTable("proxy", lambda _: [], console=Console(width=WIDTH, height=HEIGHT, stderr=True), keys=True)
     async with anyio.create_task_group() as servers:
         for host, port in PLACES:
             servers.start_soon((await anyio.create_tcp_listener(local_host=host, local_port=port)).serve, serve_film)
