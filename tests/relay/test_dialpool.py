@@ -11,6 +11,7 @@ from tests.relay.scripted import IDENTITY, Link, ScriptedRelay, scripted_relay
 from tests.world import PATIENCE, until
 from tuunel.errors import Failure, Reason
 from tuunel.identity import IdentityKey
+from tuunel.rawstream import RawStream
 from tuunel.relay import dialpool as module
 from tuunel.relay.client import HopConnection
 from tuunel.relay.dialpool import LARGEST, DialPool
@@ -142,6 +143,34 @@ async def test_waiting_connections_answer_pings_and_refresh_themselves(monkeypat
         await link.hear(Ping)
         await link.say(Ping(b"12345678"))
         assert await link.hear(Pong) == Pong(b"12345678")
+
+
+async def test_a_waiting_connection_whose_relay_falls_silent_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REFRESH", 0.05)
+    async with pool(1) as (relay, dials):
+        dials.fill()
+        link = await relay.next(Purpose.DIAL)
+        await link.hear(Ping)  # and nobody answers
+        await link.until_gone()
+        assert not len(dials._waiting)
+
+
+async def test_a_connection_that_waited_and_acknowledges_nothing_is_given_up_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay's machine is gone from there: what was sent is never acknowledged, and nobody need wait for the whole time."""
+    monkeypatch.setattr(module, "ACK_LOOK", 0.05)
+    monkeypatch.setattr(module, "ACK_DEAD", 0.1)
+    async with pool(1) as (relay, dials):
+        dials.fill()
+        old = await relay.next(Purpose.DIAL)
+        await until(lambda: len(dials._waiting) == 1)
+        gone = old.stream.peer
+
+        def age(stream: RawStream) -> float | None:
+            return 60.0 if stream.local == gone else None
+
+        monkeypatch.setattr(RawStream, "unacknowledged", age)
+        # the second connection is the next that waits
+        assert await opened(dials, relay, 3, PairedForward(OFFER)) == PairedForward(OFFER)
 
 
 async def test_a_relay_that_lets_no_connection_wait_is_not_asked_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,6 +185,17 @@ async def test_an_offer_is_renewed_before_it_expires(monkeypatch: pytest.MonkeyP
         assert len(set(served.offers)) == len(served.offers)
 
 
+async def test_a_waiting_connection_whose_relay_falls_silent_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NAT may have forgotten it: whatever is sent there goes nowhere."""
+    monkeypatch.setattr(module, "REFRESH", 0.05)
+    async with pool() as (relay, _, __, ___):
+        link = (await parked(relay, 1))[0]
+        await link.hear(Offer)
+        await link.hear(Ping)  # and nobody answers
+        await link.until_gone()
+        await parked(relay, 3)
+
+
 async def test_waiting_connections_refresh_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REFRESH", 0.05)
     async with pool() as (relay, _, __, ___):
