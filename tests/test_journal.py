@@ -238,3 +238,17 @@ def test_a_role_survives_a_reader_that_leaves(make: Any) -> None:
     for event in every_event():
         journal(event)
     assert stream.writes == 1
+
+
+def test_an_outage_is_told_once_for_each_reason_and_when_it_is_over() -> None:
+    """It is tried again every second or so; a log of a night must still be readable."""
+    stream = io.StringIO()
+    journal = LogJournal(stream, lambda _: (), noon)
+    tries = [RelayStateChanged("relay:1", "connecting"), RelayStateChanged("relay:1", "offline", "refused")]
+    for event in [*tries * 3, RelayStateChanged("relay:1", "connecting"), RelayStateChanged("relay:1", "offline", "no answer")]:
+        journal(event)
+    journal(RelayStateChanged("relay:1", "connecting"))
+    journal(RelayStateChanged("relay:1", "online"))
+    journal(tries[1])
+    told = [line.partition("relay:1 ")[2] for line in stream.getvalue().splitlines()]
+    assert told == ["connecting", "offline: refused", "offline: no answer", "online", "offline: refused"]

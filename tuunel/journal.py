@@ -179,7 +179,9 @@ class LogJournal:
             case ConnectionClosed():
                 yield self._closed(event)
             case RelayStateChanged() if self._relays.get(event.relay) == (event.state, event.detail):
-                return  # only the round-trip time has changed
+                return  # only the round-trip time has changed, or it is still offline for the same reason
+            case RelayStateChanged(state="connecting") if self._relays.get(event.relay, ("", ""))[0] == "offline":
+                return  # tried again, as it is every second or so: what comes of it is told when that is news
             case RelayStateChanged():
                 self._relays[event.relay] = (event.state, event.detail)
                 yield sentence(event)
