@@ -55,8 +55,8 @@ EXIT = StateError.exit_code
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A home that every role has used. A role that starts, where it must not, ends after a moment with the wrong exit code."""
 
-    async def serve(build: Callable[[Any], Any], emit: Any, _draw: object, _drain: float) -> None:
-        role = build(emit)
+    async def serve(build: Callable[[Any], Any], audience: running.Audience, _drain: float, **_rest: object) -> None:
+        role = build(audience.emit)
         with anyio.move_on_after(5):
             await role.run()
 
