@@ -135,7 +135,7 @@ class Computer:
 
     def serve(self, command: str, ready: str = "") -> Running:
         """Start a service, and wait until it has written `ready` to stderr."""
-        service = Running(self.argv(f"exec {command}"), self.env)
+        service = Running(self.argv(f"exec setpriv --pdeathsig KILL {command}"), self.env)
         until(lambda: ready in service.errors() or not service.alive(), f"{self.name}: {command}")
         assert service.alive(), f"{command}\n{service.errors()}"
         return service
@@ -236,11 +236,11 @@ class Machines:
         until(lambda: call(agent, "status")["relays"][0]["state"] == "online", "the agent has found the relay again")
 
     def end(self) -> None:
-        """Stop every role and service."""
-        for computer in self.all():
-            for role in list(computer.running):
-                computer.stop(role)
-        self.services.close()
+        """Stop every role, also when one of them does not end well."""
+        with contextlib.ExitStack() as stopping:
+            for computer in reversed(self.all()):
+                for role in computer.running:
+                    stopping.callback(computer.stop, role)
 
 
 def prints(text: str, output: Sequence[str]) -> bool:
@@ -297,5 +297,6 @@ def machines() -> Iterator[Machines]:
             computer.run(f"{ip} route add {RELAY} via 203.0.113.{9 + 4 * number}")
         _cable(ip, whole.home, f"{HOME_LAN}/24", whole.nas, f"{ROUTER}/24 {NAS}/24 {INTERNET}/32")
         whole.home.run(f"{ip} route add {INTERNET} via {NAS}")
+        ending.callback(whole.services.close)
         ending.callback(whole.end)
         yield whole
