@@ -26,7 +26,8 @@ KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 mi
     ("TCP_KEEPCNT", 4),
 )
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
-_TCP_INFO: Final = struct.Struct("=2xBB52xI")  # struct tcp_info in linux/tcp.h: tcpi_retransmits, tcpi_probes, tcpi_last_ack_recv (ms)
+#: struct tcp_info in linux/tcp.h: tcpi_retransmits, tcpi_probes, and in ms tcpi_last_data_sent and tcpi_last_ack_recv.
+_TCP_INFO: Final = struct.Struct("=2xBB40xI8xI")
 END_ON_CLOSE: Final = struct.pack("ii", 0, 0)  # struct linger: off, which is the default
 Bytes: TypeAlias = bytes | bytearray | memoryview
 Rest: TypeAlias = Callable[[], Awaitable[object]]  #: writes what could not be written at once; call it, and await it, once
@@ -166,14 +167,16 @@ class RawStream(RawSocket):
         return sys.platform != "linux" and self._has_pending_error()
 
     def unacknowledged(self) -> float | None:
-        """While the kernel sends something for at least the second time, bytes or the question whether there is room: the age of the
-        peer's last acknowledgement in seconds. None while all is well, and on systems that do not say.
+        """While the kernel has sent something for at least the second time, bytes or the question whether there is room, and nothing
+        has come back since: the age of the peer's last acknowledgement in seconds. None while all is well, and where no system says.
         """
         if self._closed or self._unix or sys.platform != "linux":
             return None
         info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        retransmits, probes, age = _TCP_INFO.unpack(info)
-        return age / 1000 if retransmits or probes else None
+        retransmits, probes, sent, acknowledged = _TCP_INFO.unpack(info)
+        # A peer that does not read answers each of these, which may come two minutes apart: its silence in between is ours.
+        waits = probes or (retransmits and acknowledged > sent)
+        return acknowledged / 1000 if waits else None
 
     def _has_pending_error(self) -> bool:
         """The question for BSD kernels, whose poll does not report a pending error. Asking clears it, so act on it at once."""
