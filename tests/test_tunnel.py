@@ -495,10 +495,15 @@ async def test_a_reader_that_pauses_for_ten_minutes_loses_nothing() -> None:
     async with ends() as both:
         await write(both.agent, b"before the pause")
         now = both.forward.records.heard
+        spoke = 0
         for seconds in range(600):
-            assert not both.forward.records.tick(now + seconds)  # nobody reads
+            if both.forward.records.tick(now + seconds):  # nobody reads, and the peer hears that this end lives
+                await both.forward.records.flush()
+                spoke += 1
+            assert not both.forward.closed
+        assert spoke
         assert await read(both.forward) == b"before the pause"
-        assert not both.forward.records.tick(now + 601)
+        assert not both.forward.closed
 
 
 async def test_a_writer_that_is_blocked_for_ten_minutes_loses_nothing() -> None:

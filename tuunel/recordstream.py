@@ -304,6 +304,8 @@ class RecordStream:
         if not reading or self._writer.busy:
             self.heard = now
             self._pinged = None
+            if not (self._writer.busy or self._writer.queue) and now - self._writer.written > QUIET:
+                self._writer.queue[RecordType.PAD] = b""  # the peer, which may have sent all it had, must not take our pause for death
             if self._acks.unanswered(self.stream, now) > DEAD:
                 with suppress(TunnelCut):
                     self._cut(f"nothing was acknowledged for {DEAD:.0f} s")
