@@ -149,7 +149,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(small_disk: Path) -> None:
     with pytest.raises(StateError, match="No space left") as caught:
         grants.make_invite(os.urandom(16), ("*",), uses=1, expires=2000, name="new", now=1000, access=None)
     assert "grants.json" in str(caught.value)
-    assert "free space" in caught.value.advice
+    assert "make room" in caught.value.advice
     assert [invite.name for invite in grants.open_invites(1000)] == ["old"]
     filler.unlink()
     grants.make_invite(os.urandom(16), ("*",), uses=1, expires=2000, name="new", now=1000, access=None)

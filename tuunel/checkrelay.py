@@ -11,6 +11,7 @@ from tuunel.dial import resolve
 from tuunel.errors import Failure, Reason, StateError, TuunelError
 from tuunel.finding import Finding, failed, ok, warning, wrong
 from tuunel.identity import IdentityKey
+from tuunel.relay.certificates import NOT_VALID_NOW
 from tuunel.relay.client import connect
 from tuunel.relay.wire import Params, Purpose, Role
 from tuunel.settings import Home
@@ -75,7 +76,7 @@ def _explained(relay: KnownRelay, failure: Failure) -> Finding:
     if failure.reason is Reason.DEVICE_UNKNOWN and not relay.enrolled:
         return ok("relay", f"{relay.address}: reached; it is the one that is pinned; this machine is not enrolled there")
     what = str(failure) if str(relay.address) in str(failure) else f"{relay.address}: {failure}"
-    if failure.reason is Reason.RELAY_UNTRUSTED and "clock" in failure.detail:
+    if failure.reason is Reason.RELAY_UNTRUSTED and failure.detail == NOT_VALID_NOW:
         return wrong("clock", what, SET_CLOCK)
     return failed("relay", TuunelError(what, failure.advice))
 

@@ -213,6 +213,8 @@ def good_day(household: Household) -> Day:
     proxy = use(household, laptop, walker)
     for arguments in (("devices",), ("devices", "--json"), ("rename", "again", "other"), ("forget", "other"), ("setup", "env")):
         household.tell(laptop, *arguments)
+    ask_how_it_stands(household, laptop)
+    household.tell(home_machine, "verify", "walker")
     household.tell(home_machine, "clients")
     household.tell(relay_machine, "relay", "devices")
     household.tell(laptop, "demo", "--once", "--json")
@@ -225,6 +227,17 @@ def good_day(household: Household) -> Day:
         narrow_invite: {"invite --json --for 8h --target *:1-65535"},
     }
     return Day(relay_machine, home_machine, cabin_id, laptop, proxy, made)
+
+
+def ask_how_it_stands(household: Household, laptop: Machine) -> None:
+    """Everything that looks at what runs, or only prints."""
+    asking = (
+        *(("status",), ("status", "--json"), ("top",), ("doctor",), ("doctor", "--json"), ("config", "show"), ("config", "check")),
+        *(("why", "home.tuunel:1"), ("why", "home.tuunel:1", "--json"), ("ping", "home", "--count", "1"), ("verify", "home")),
+        *(("bench", "home", "--seconds", "0.2"), ("completion", "bash"), ("service", "install", "proxy", "--print")),
+    )
+    for arguments in asking:
+        household.tell(laptop, *arguments, fails="why" in arguments)  # nobody listens on port 1
 
 
 def use(household: Household, laptop: Machine, walker: Machine) -> Process:

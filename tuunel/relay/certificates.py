@@ -24,6 +24,7 @@ SUBJECT_NAME: Final = "relay.tuunel"  #: the one DNS name in every leaf: what co
 DAY: Final = 86400
 LEAF_LIFETIME: Final = 90 * DAY
 RENEW_BEFORE: Final = 30 * DAY
+NOT_VALID_NOW: Final = "its certificate is not valid at this time"  #: the detail of the failure that a wrong clock causes
 CLOCK_SKEW: Final = DAY  #: a leaf is valid from a day before it was made: a device's clock may be behind
 NO_EXPIRY: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  #: RFC 5280 section 4.1.2.5: no well-defined expiry
 #: What the library raises for certificates that it cannot read, some parts of which it reads only when they are asked for.
@@ -151,7 +152,7 @@ def verify_chain(chain: tuple[bytes, ...], pin: bytes, now: int) -> ec.EllipticC
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _untrusted("its certificate is not of a P-256 key")
     if not current:
-        raise _untrusted("its certificate is not valid at this time", advice="set this machine's clock right, then try again")
+        raise _untrusted(NOT_VALID_NOW, advice="set this machine's clock right, then try again")
     policy = PolicyBuilder().store(Store([root])).time(moment).max_chain_depth(MAX_CHAIN - 2)
     try:
         policy.build_server_verifier(x509.DNSName(SUBJECT_NAME)).verify(leaf, between)
