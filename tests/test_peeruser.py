@@ -101,13 +101,14 @@ def test_a_client_of_another_user_is_told(listen: str, host: str) -> None:
 
 @second_user
 def test_connections_that_differ_in_one_address_only_are_kept_apart() -> None:
-    with listening() as listener, other_user(listener, source="127.0.0.2") as theirs:
-        client = socket.create_connection(listener.getsockname(), source_address=("127.0.0.1", theirs.peer.port))
-        ours = RawStream(listener.accept()[0])
-        assert ours.peer.port == theirs.peer.port
-        assert (peer_user(ours), peer_user(theirs)) == (OWN, NOBODY)
-        client.close()
-        ours.close()
+    with listening() as listener, socket.socket() as client:
+        client.bind(("127.0.0.1", 0))  # first: a port that is free at 127.0.0.2 may be somebody's here
+        with other_user(listener, source="127.0.0.2", port=client.getsockname()[1]) as theirs:
+            client.connect(listener.getsockname())
+            ours = RawStream(listener.accept()[0])
+            assert ours.peer.port == theirs.peer.port
+            assert (peer_user(ours), peer_user(theirs)) == (OWN, NOBODY)
+            ours.close()
 
 
 @second_user
