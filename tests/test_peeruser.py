@@ -64,6 +64,14 @@ def connected(host: str = "127.0.0.1", to: str = "") -> Iterator[tuple[socket.so
             stream.close()
 
 
+def alone(listener: socket.socket) -> socket.socket:
+    """A client whose port nobody else has. One that `connect` chooses may be another connection's, too, also for a minute after its end."""
+    client = socket.socket()
+    client.bind(("127.0.0.1", 0))
+    client.connect(listener.getsockname())
+    return client
+
+
 @contextlib.contextmanager
 def other_user(listener: socket.socket, *, source: str = "127.0.0.1", port: int = 0, host: str = "127.0.0.1") -> Iterator[RawStream]:
     """A client of another user, a process of its own, and the accepted stream."""
@@ -157,7 +165,7 @@ def test_a_lost_connection_is_nobodys() -> None:
 
 def test_who_takes_the_ports_of_a_lost_connection_is_not_taken_for_it() -> None:
     with listening() as listener:
-        client = socket.create_connection(listener.getsockname())
+        client = alone(listener)
         stream = RawStream(listener.accept()[0])
         source = client.getsockname()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -174,7 +182,7 @@ def test_a_connection_lost_while_the_kernel_is_asked_is_nobodys(monkeypatch: pyt
     """Somebody else may have taken its addresses and ports just before the kernel looked."""
     find = peeruser._find
     with listening() as listener, contextlib.ExitStack() as closing:
-        client = socket.create_connection(listener.getsockname())
+        client = alone(listener)
         stream = RawStream(listener.accept()[0])
 
         def take_over_and_find(asked: RawStream, far: HostPort, near: HostPort) -> object:
