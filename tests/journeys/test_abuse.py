@@ -47,7 +47,7 @@ def latency(trio: Trio, port: int) -> str:
 @contextlib.contextmanager
 def half_done_handshakes(trio: Trio) -> Iterator[None]:
     """Five thousand sockets from sixteen addresses, each with the first bytes of an M1; what the relay ends is opened again."""
-    over = threading.Event()
+    over, all_there = threading.Event(), threading.Event()
     socks: dict[int, socket.socket] = {}
 
     def keep() -> None:
@@ -65,11 +65,12 @@ def half_done_handshakes(trio: Trio) -> Iterator[None]:
                     socks[number] = fresh
                     fresh.sendall(b"TNL1\x00")
                     fresh.setblocking(False)
+            all_there.set()
 
     keeper = threading.Thread(target=keep)
     keeper.start()
-    time.sleep(3)
     try:
+        assert all_there.wait(60), "not every one of them was tried within a minute"
         yield
     finally:
         over.set()
