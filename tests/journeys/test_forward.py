@@ -204,32 +204,23 @@ def test_http_hosts_keeps_a_web_page_from_reaching_through(own: World, trio: Tri
         assert len(site.requests) == 1
 
 
-def measured(port: int, *options: str) -> Json:
-    """What iperf3 has measured in a second. Its server does one thing at a time: who comes before it is done with the last is sent away."""
-
-    def once() -> Json | None:
-        command = [program("iperf3"), "--client", LOOPBACK, "--port", str(port), "--json", "--time", "1", *options]
-        said: Json = json.loads(run(command, check=False).stdout)
-        if "busy" in said.get("error", ""):
-            return None
-        assert "error" not in said, said["error"]
-        end: Json = said["end"]
-        return end
-
-    return until(once, "iperf3 has measured") or {}
-
-
 def test_iperf3_over_tcp_and_udp(own: World, trio: Trio) -> None:
     """It talks over TCP about what it measures over UDP: both forwards have the same port number."""
     port, local = closed_port(), closed_port()
-    with (
-        Running([program("iperf3"), "--server", "--bind", LOOPBACK, "--port", str(port)], clean_environment()),
-        own.forward(trio.walker, f"{local}:home.tuunel:{port}", f"{local}:home.tuunel:{port}/udp"),
-    ):
-        until(lambda: listens(port), "iperf3 listens")
+    server = [program("iperf3"), "--server", "--one-off", "--bind", LOOPBACK, "--port", str(port)]
+
+    def measured(*options: str) -> Json:
+        """What iperf3 has measured in a second. A server for each: between two measurements one and the same resets who comes early."""
+        with Running(server, clean_environment()):
+            until(lambda: listens(port), "iperf3 listens")
+            said: Json = json.loads(run([program("iperf3"), "--client", LOOPBACK, "--port", str(local), "--json", "--time", "1", *options]).stdout)
+            end: Json = said["end"]
+            return end
+
+    with own.forward(trio.walker, f"{local}:home.tuunel:{port}", f"{local}:home.tuunel:{port}/udp"):
         for direction in ([], ["--reverse"]):
-            assert measured(local, *direction)["sum_received"]["bytes"] > 1_000_000
-            over_udp = measured(local, *direction, "--udp", "--bitrate", "8M", "--length", "1200")["sum"]
+            assert measured(*direction)["sum_received"]["bytes"] > 1_000_000
+            over_udp = measured(*direction, "--udp", "--bitrate", "8M", "--length", "1200")["sum"]
             assert over_udp["packets"] > 500
             assert over_udp["lost_percent"] < 5
 
