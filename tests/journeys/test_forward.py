@@ -208,13 +208,13 @@ def test_iperf3_over_tcp_and_udp(own: World, trio: Trio) -> None:
     """It talks over TCP about what it measures over UDP: both forwards have the same port number."""
     port, local = closed_port(), closed_port()
     server = [program("iperf3"), "--server", "--one-off", "--bind", LOOPBACK, "--port", str(port)]
+    client = [program("iperf3"), "--client", LOOPBACK, "--port", str(local), "--json", "--time", "1"]
 
     def measured(*options: str) -> Json:
         """What iperf3 has measured in a second. A server for each: between two measurements one and the same resets who comes early."""
         with Running(server, clean_environment()):
             until(lambda: listens(port), "iperf3 listens")
-            said: Json = json.loads(run([program("iperf3"), "--client", LOOPBACK, "--port", str(local), "--json", "--time", "1", *options]).stdout)
-            end: Json = said["end"]
+            end: Json = json.loads(run([*client, *options]).stdout)["end"]
             return end
 
     with own.forward(trio.walker, f"{local}:home.tuunel:{port}", f"{local}:home.tuunel:{port}/udp"):
