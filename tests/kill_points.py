@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -80,14 +81,12 @@ def _create_root(home: Path) -> str:
 
 def _database(home: Path, work: Callable[[Store], object]) -> str:
     """Do as the store's own thread does, in this one: the profiler sees only this one."""
-    connection = relay_store._connect(home / "devices.db")
-    try:
-        store = Store(home / "devices.db", connection, lambda: NOW)
-        with relay_store._translated(store._path), relay_store._transaction(connection):
+    writer, reader = relay_store._connect(home / "devices.db")
+    with closing(writer), closing(reader):
+        store = Store(home / "devices.db", writer, reader, lambda: NOW)
+        with relay_store._translated(store._path), relay_store._transaction(writer):
             work(store)
         return " ".join(f"{device.id}{'!' * device.banned}" for device in store._load_all())
-    finally:
-        connection.close()
 
 
 def _register(home: Path, identity: IdentityKey) -> str:

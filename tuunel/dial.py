@@ -196,14 +196,10 @@ class _Race:
 
     async def run(self, speaker: Speaker) -> RawStream:
         try:
-            async with anyio.create_task_group() as attempts:
-                for number, address in enumerate(self._addresses):
-                    if number and not self._is_still_allowed(address):
-                        continue
-                    failed = anyio.Event()
-                    attempts.start_soon(self._attempt, address, failed, attempts.cancel_scope)
-                    with anyio.move_on_after(ATTEMPT_DELAY):
-                        await failed.wait()
+            if len(self._addresses) == 1:  # as most often: who races alone needs no tasks
+                self._winner = await _connect(self._addresses[0], self._port)
+            else:
+                await self._try_all()
             if self._winner is not None:
                 return RawStream(self._winner)
         except OSError as error:
@@ -213,6 +209,16 @@ class _Race:
             raise
         self._close_winner()
         raise failure_of(self._errors, speaker)
+
+    async def _try_all(self) -> None:
+        async with anyio.create_task_group() as attempts:
+            for number, address in enumerate(self._addresses):
+                if number and not self._is_still_allowed(address):
+                    continue
+                failed = anyio.Event()
+                attempts.start_soon(self._attempt, address, failed, attempts.cancel_scope)
+                with anyio.move_on_after(ATTEMPT_DELAY):
+                    await failed.wait()
 
     def _is_still_allowed(self, address: Address) -> bool:
         """Ask again, because time has passed: a name with many addresses that do not answer must not keep an old answer for seconds."""

@@ -76,6 +76,7 @@ class ReverseTunnels:
         self._services = Services(self._buffers, relay_rtt)
         self._arriving: Counter[bytes] = Counter()  # by the identity key that the relay names
         self._clients: dict[Tunnel, DeviceID] = {}
+        self._numbers: Counter[DeviceID] = Counter()  # of the tunnels of each client
         self._expiries: dict[Tunnel, int] = {}  # of the grants that connections and flows were opened under
         self._idle: set[Tunnel] = set()  # those that carry nothing: no connection yet, or no flow
         self._shares: WeakValueDictionary[DeviceID, FlowShare] = WeakValueDictionary()
@@ -112,11 +113,15 @@ class ReverseTunnels:
 
     async def _serve_use(self, tunnel: Tunnel, device: DeviceID) -> None:
         self._clients[tunnel] = device
+        self._numbers[device] += 1
         try:
             await self._serve_request(tunnel, device)
         finally:
             tunnel.reset()
             del self._clients[tunnel]
+            self._numbers[device] -= 1
+            if not self._numbers[device]:
+                del self._numbers[device]
             self._expiries.pop(tunnel, None)
             self._idle.discard(tunnel)
 
@@ -145,7 +150,7 @@ class ReverseTunnels:
         while True:
             await anyio.sleep(1)
             now = int(time.time())
-            for device in set(self._clients.values()):
+            for device in list(self._numbers):
                 try:
                     self._grants.admit(device, now)
                 except (Failure, StateError):  # a book that cannot be read grants nothing
@@ -163,8 +168,7 @@ class ReverseTunnels:
 
     def clients(self) -> list[dict[str, Any]]:
         """The clients that have tunnels here now, as the control socket shows them."""
-        numbers = Counter(self._clients.values())
-        return [{"name": self._name(device), "device_id": str(device), "tunnels": number} for device, number in numbers.items()]
+        return [{"name": self._name(device), "device_id": str(device), "tunnels": number} for device, number in self._numbers.items()]
 
     def drop_idle(self) -> None:
         """Cut the tunnels that carry nothing, and those that carry flows when the last of these has ended; take no more of either."""
@@ -175,7 +179,7 @@ class ReverseTunnels:
     async def _admit(self, received: InitReceived) -> None:
         with self._faults_told():
             await self._admit_or_redeem(received, int(time.time()))
-        if sum(client == received.device for client in self._clients.values()) >= MAX_PER_CLIENT:
+        if self._numbers[received.device] >= MAX_PER_CLIENT:
             raise Failure(Reason.LIMIT, Speaker.AGENT, f"{MAX_PER_CLIENT} tunnels of one client")
 
     async def _admit_or_redeem(self, received: InitReceived, now: int) -> None:

@@ -19,7 +19,7 @@ from tuunel.relay import attendance, reception, registry, server, tunnels
 from tuunel.relay import handshake as relay_handshake
 from tuunel.relay.connection import ReadyConnection
 from tuunel.relay.credentials import load_root, new_leaf
-from tuunel.relay.handshake import DeviceHandshake, Register
+from tuunel.relay.handshake import DeviceHandshake, Register, RelayAuthenticated
 from tuunel.relay.server import RelayServer
 from tuunel.relay.store import StoredDevice
 from tuunel.relay.wire import (
@@ -91,10 +91,13 @@ class Relay:
         return agent, control
 
     async def forward(self) -> Device:
-        """An enrolled forward proxy."""
+        """An enrolled forward proxy, of which no connection is left."""
         forward = self.device(Role.FORWARD)
         hop = await forward.enrol(await self.token())
         hop.close()
+        with anyio.fail_after(PATIENCE):
+            while self.server._switchboard.registry.online(forward.id):
+                await anyio.lowlevel.checkpoint()
         return forward
 
     def seen(self, kind: type[Event]) -> list[Any]:
@@ -372,6 +375,26 @@ async def test_bytes_between_open_and_its_answer_end_the_connection(relay: Relay
     await control.receive(Demand)
     await dial.stream.send_all(b"not yet")
     assert await dial.is_closed()
+
+
+async def test_bytes_in_the_flight_of_an_open_end_the_connection_though_an_agent_waits(relay: Relay) -> None:
+    forward = await relay.forward()
+    agent, _ = await relay.agent(forward)
+    await agent.ready()
+    handshake = forward.handshake(Purpose.DIAL, [make_open(agent.id)])
+    stream = await connect(relay.link.address)
+    await stream.send_all(handshake.data_to_send())
+    while (step := handshake.next_event()) is None:
+        handshake.receive_data(await stream.receive())
+    assert isinstance(step, RelayAuthenticated)
+
+    await stream.send_all(handshake.data_to_send() + b"not yet")
+
+    with anyio.fail_after(PATIENCE), suppress(ConnectionResetError):
+        while await stream.receive():
+            pass
+    stream.close()
+    assert not relay.seen(ConnectionOpened)
 
 
 async def test_a_lost_ready_connection_is_passed_over(relay: Relay) -> None:

@@ -198,6 +198,10 @@ class DialConnection(DeviceConnection):
         self._answer: ReadyConnection | Failure | None = None
         self._answered = anyio.Event()
 
+    def check_silence(self) -> None:
+        """Raise RemoteProtocolError when bytes came with an OPEN, which must be answered before the device says anything more."""
+        self._channel.next_event()
+
     def answer(self, answer: ReadyConnection | Failure) -> None:
         """Give the waiting open its ready connection (now owned by this one), or say why there will be none."""
         self._answer = answer

@@ -17,7 +17,7 @@ from tuunel.relay.certificates import RelayCredentials
 from tuunel.relay.connection import CONNECTION_TYPES, LOST, ControlConnection, DeviceConnection
 from tuunel.relay.gate import Gate, prefix_of
 from tuunel.relay.handshake import DeviceIdentified, RelayHandshake
-from tuunel.relay.handshake_wire import Kind
+from tuunel.relay.handshake_wire import HELLO_CEILING, Kind
 from tuunel.relay.registry import MAX_CONNECTIONS, MAX_DEMAND
 from tuunel.relay.store import StoredDevice
 from tuunel.relay.switchboard import Switchboard
@@ -26,6 +26,8 @@ from tuunel.relay.wire import Limits, token_hash
 HELLO_DEADLINE: Final = 5.0  #: seconds from accept to the whole of M1
 DEVICE_AUTH_DEADLINE: Final = 10.0  #: seconds from M2 to the whole of M3: one round trip and the device's own work
 ANSWER_DEADLINE: Final = 2.0  #: seconds that the device may take to accept M4, or the relay's last word
+#: Bytes read at a time of DEVICE_AUTH and what the device sends in the same flight: an OFFER at most. No tunnel's bytes are among them.
+LAST_FLIGHT: Final = 2048
 LIMITS: Final = Limits(ready=MAX_DEMAND, dial=MAX_DEMAND, pipes=MAX_CONNECTIONS)
 
 
@@ -189,16 +191,16 @@ def _verify(handshake: RelayHandshake, public_key: bytes, otherwise: Reason) -> 
 async def _identify(stream: RawStream, handshake: RelayHandshake) -> DeviceIdentified:
     with anyio.fail_after(HELLO_DEADLINE):
         while not (word := handshake.data_to_send()):
-            await _step(stream, handshake)
+            await _step(stream, handshake, HELLO_CEILING)
     with anyio.fail_after(DEVICE_AUTH_DEADLINE):
         await stream.send_all(word)
-        while (claim := await _step(stream, handshake)) is None:
+        while (claim := await _step(stream, handshake, LAST_FLIGHT)) is None:
             pass
     return claim
 
 
-async def _step(stream: RawStream, handshake: RelayHandshake) -> DeviceIdentified | None:
-    data = await stream.receive(handshake.bytes_wanted)
+async def _step(stream: RawStream, handshake: RelayHandshake, limit: int) -> DeviceIdentified | None:
+    data = await stream.receive(limit)
     if not data:
         handshake.receive_eof()
     handshake.receive_data(data)

@@ -84,6 +84,7 @@ class Tunnels:
         message = await dial.converse(silence=PARKED_SILENCE, dead=PARKED_DEAD)
         if not isinstance(message, Open):
             raise RemoteProtocolError("a dial connection only opens")
+        dial.check_silence()
         try:
             ready = await self._find_ready(dial, message)
         except Failure as failure:
