@@ -86,6 +86,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "exposition",
         "direct",
         "shelf",
+        "refill",
         "relay.splice",
         "relay.store",
         "relay.client",

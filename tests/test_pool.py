@@ -206,7 +206,7 @@ async def test_an_agent_that_lets_no_standby_wait_is_not_asked_without_end(monke
     async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
         port = await made.target(echo)
         opened: list[Tunnel] = []
-        really_open = TunnelPool._open
+        really_open = TunnelPool._open_somewhere
 
         async def open_to_be_cut(self: TunnelPool, device: Device, request: object, early: bytes) -> Tunnel:
             opened.append(tunnel := await really_open(self, device, request, early))  # type: ignore[arg-type]
@@ -214,9 +214,9 @@ async def test_an_agent_that_lets_no_standby_wait_is_not_asked_without_end(monke
                 tunnel.reset()
             return tunnel
 
-        monkeypatch.setattr(TunnelPool, "_open", open_to_be_cut)
+        monkeypatch.setattr(TunnelPool, "_open_somewhere", open_to_be_cut)
         (await pool.connect(roles.device, HostPort("", port)))[0].reset()
-        await until(lambda: not pool._standbys[roles.device.id].filling)
+        await until(lambda: not pool._standbys[roles.device.id].refill.running)
         assert len(opened) <= 1 + STANDBY
 
 

@@ -6,7 +6,7 @@ Source: docs/spec/tunnel.md (opening a tunnel, standby).
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Final, Self
 from weakref import WeakKeyDictionary
 
 import anyio
+from anyio.abc import TaskGroup
 
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
@@ -28,6 +29,7 @@ from tuunel.links import Invite
 from tuunel.liveness import watch_tunnels
 from tuunel.rawstream import RawStream, send_bytes
 from tuunel.recordstream import RecordStream
+from tuunel.refill import Refill
 from tuunel.relay.client import HopConnection, device_label, fresh_key
 from tuunel.relay.dialpool import DialPool
 from tuunel.relay.wire import HopError, Open, PairedForward, Params, Role
@@ -55,14 +57,14 @@ def _ignore(event: object) -> None:
 
 
 class _Standbys:
-    """The standbys of one device."""
+    """The standbys of one device; `make` makes one and puts it there."""
 
-    def __init__(self, device: Device, waiting: Shelf[Tunnel]) -> None:
+    def __init__(self, device: Device, tasks: TaskGroup, make: Callable[[Self], Awaitable[None]]) -> None:
         self.device = device
-        self.waiting = waiting
+        self.waiting = Shelf(tasks, Tunnel.rest, Tunnel.reset)
         self.wanted = STANDBY
         self.used = time.monotonic()
-        self.filling = False
+        self.refill = Refill(tasks, lambda: self.wanted - len(self.waiting), lambda: make(self))
 
 
 class TunnelPool:
@@ -178,6 +180,10 @@ class TunnelPool:
         return await self._open(device, None, b"")
 
     async def _open(self, device: Device, request: Target | None, early: bytes) -> Tunnel:
+        with self._standbys_of(device).refill.rush():
+            return await self._open_somewhere(device, request, early)
+
+    async def _open_somewhere(self, device: Device, request: Target | None, early: bytes) -> Tunnel:
         for relay in device.relays:
             try:
                 return await self._open_by(relay, self._initiator(device, relay), request, early, device)
@@ -239,12 +245,16 @@ class TunnelPool:
     def _note_use(self, device: Device) -> None:
         if not self._warm:
             return
-        if device.id not in self._standbys:
-            self._standbys[device.id] = _Standbys(device, Shelf(self._tasks, Tunnel.rest, Tunnel.reset))
-        standbys = self._standbys[device.id]
+        standbys = self._standbys_of(device)
         standbys.device = device
         standbys.used = time.monotonic()
-        self._fill(standbys)
+        if len(standbys.waiting) < standbys.wanted / 2:  # those in use mostly come back
+            standbys.refill.begin()
+
+    def _standbys_of(self, device: Device) -> _Standbys:
+        if device.id not in self._standbys:
+            self._standbys[device.id] = _Standbys(device, self._tasks, self._make_standby)
+        return self._standbys[device.id]
 
     def _has_room(self, device: Device) -> bool:
         here = not self._over and not any(relay.id in self._away for relay in device.relays)
@@ -265,24 +275,15 @@ class TunnelPool:
             if not tunnel.broken():
                 return tunnel
             tunnel.reset()
-        standbys.wanted = min(standbys.wanted * 2, LARGEST_STANDBY)
+        standbys.wanted = min(standbys.wanted + 2, LARGEST_STANDBY)  # so that twice as many wait as were missing
         return None
 
-    def _fill(self, standbys: _Standbys) -> None:
-        if not standbys.filling and len(standbys.waiting) < standbys.wanted / 2:  # those in use mostly come back
-            standbys.filling = True
-            self._tasks.start_soon(self._fill_now, standbys)
-
-    async def _fill_now(self, standbys: _Standbys) -> None:
+    async def _make_standby(self, standbys: _Standbys) -> None:
         try:
-            made = 0
-            while len(standbys.waiting) < standbys.wanted and made < standbys.wanted:  # an agent that ends each must not keep us at it
-                self._keep(standbys.device, await self._open(standbys.device, None, b""))
-                made += 1
+            self._keep(standbys.device, await self._open_somewhere(standbys.device, None, b""))
         except Failure:
-            standbys.wanted = STANDBY  # the next request opens its own tunnel and tells what is wrong
-        finally:
-            standbys.filling = False
+            standbys.wanted = STANDBY
+            raise
 
     async def _age_standbys(self) -> None:
         while True:

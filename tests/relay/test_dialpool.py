@@ -9,6 +9,7 @@ import pytest
 from tests.relay.devices import make_open
 from tests.relay.scripted import IDENTITY, Link, ScriptedRelay, scripted_relay
 from tests.world import PATIENCE, until
+from tuunel import refill
 from tuunel.errors import Failure, Reason
 from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
@@ -159,6 +160,7 @@ async def test_a_connection_that_waited_and_acknowledges_nothing_is_given_up_for
     """The relay's machine is gone from there: what was sent is never acknowledged, and nobody need wait for the whole time."""
     monkeypatch.setattr(module, "ACK_LOOK", 0.05)
     monkeypatch.setattr(module, "ACK_DEAD", 0.1)
+    monkeypatch.setattr(refill, "PATIENCE", PATIENCE)
     async with pool(1) as (relay, dials):
         dials.fill()
         old = await relay.next(Purpose.DIAL)
@@ -169,8 +171,7 @@ async def test_a_connection_that_waited_and_acknowledges_nothing_is_given_up_for
             return 60.0 if stream.local == gone else None
 
         monkeypatch.setattr(RawStream, "unacknowledged", age)
-        # the second connection is the next that waits
-        assert await opened(dials, relay, 3, PairedForward(OFFER)) == PairedForward(OFFER)
+        assert await opened(dials, relay, 2, PairedForward(OFFER)) == PairedForward(OFFER)
 
 
 async def test_a_relay_that_lets_no_connection_wait_is_not_asked_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +185,7 @@ async def test_a_relay_that_lets_no_connection_wait_is_not_asked_without_end(mon
     monkeypatch.setattr(DialPool, "_connect", connect_to_be_cut)
     async with pool(2) as (relay, dials):
         dials.fill()
-        await until(lambda: not dials._filling)
+        await until(lambda: not dials._refill.running)
         assert len(relay.streams) <= 2
 
 

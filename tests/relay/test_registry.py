@@ -268,7 +268,7 @@ def test_opens_that_wait_end_with_the_agent(registry: Registry[str]) -> None:
 # -- demand
 
 
-def test_demand_doubles_when_the_pool_runs_empty_and_is_told_once(registry: Registry[str]) -> None:
+def test_demand_grows_when_the_pool_runs_empty_and_is_told_once(registry: Registry[str]) -> None:
     bring_agent(registry)
     bring_ready(registry, "r1", "r2")
     registry.take("o1", HOME)
@@ -296,7 +296,7 @@ def test_an_agent_that_lets_opens_wait_is_reminded(registry: Registry[str], cloc
 
 def test_demand_starts_again_after_an_idle_time(registry: Registry[str], clock: Clock) -> None:
     bring_agent(registry)
-    for number in range(20):
+    for number in range(40):
         registry.take(f"o{number}", HOME)
         registry.withdraw(f"o{number}")
     assert registry.demand(HOME) == ("control", MAX_DEMAND)

@@ -15,6 +15,7 @@ from tuunel.ackwatch import AckWatch
 from tuunel.devices import KnownRelay
 from tuunel.errors import Failure, Reason
 from tuunel.identity import IdentityKey
+from tuunel.refill import Refill
 from tuunel.relay.client import HopConnection, connect
 from tuunel.relay.wire import Demand, HopError, Message, Open, PairedForward, Params, Ping, Pong, Purpose
 from tuunel.shelf import Shelf
@@ -37,11 +38,10 @@ class DialPool:
         self.relay = relay
         self._identity = identity
         self._params = params
-        self._tasks = tasks
         self._smallest = self._wanted = smallest
         self._waiting = Shelf[HopConnection](tasks, self._keep, HopConnection.close)
         self._asking: set[HopConnection] = set()  # that had waited, with an OPEN under way
-        self._filling = False
+        self._refill = Refill(tasks, lambda: self._wanted - len(self._waiting), self._make)
         self._missed_at = time.monotonic()
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class DialPool:
 
         Raises Failure: RELAY_UNREACHABLE, RELAY_UNTRUSTED, PROTOCOL, or the relay's refusal of this machine.
         """
-        with anyio.move_on_after(ANSWER_TIMEOUT):
+        with anyio.move_on_after(ANSWER_TIMEOUT), self._refill.rush():
             return await self._open(request)
         raise Failure(Reason.RELAY_UNREACHABLE, detail="the relay does not answer")
 
@@ -122,13 +122,11 @@ class DialPool:
         if self._wanted > 1 and self._wanted > self._smallest and time.monotonic() - self._missed_at > FORGET_DEMAND:
             self._missed_at = time.monotonic()
             self._wanted -= 1
-        if not self._filling and len(self._waiting) < self._wanted:
-            self._filling = True
-            self._tasks.start_soon(self._fill)
+        self._refill.begin()
 
     def _note_miss(self) -> None:
         self._missed_at = time.monotonic()
-        if self._smallest:
+        if self._smallest and not self._refill.running:  # once in a refill: a burst is met by standby tunnels the next time
             self._wanted = min(self._wanted * 2, LARGEST)
 
     async def _take(self) -> HopConnection | None:
@@ -138,16 +136,8 @@ class DialPool:
             connection.close()
         return None
 
-    async def _fill(self) -> None:
-        try:
-            made = 0
-            while len(self._waiting) < self._wanted and made < self._wanted:  # a relay that ends each must not keep us at it
-                self._waiting.put(await self._connect())
-                made += 1
-        except Failure:
-            pass  # the next OPEN tells whoever needs it what is wrong
-        finally:
-            self._filling = False
+    async def _make(self) -> None:
+        self._waiting.put(await self._connect())
 
     async def _connect(self, *first: Message) -> HopConnection:
         return await connect(self.relay, self._identity, purpose=Purpose.DIAL, params=self._params, first=first)

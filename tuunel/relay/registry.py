@@ -305,7 +305,7 @@ class Registry(Generic[C]):
                 raise Failure(Reason.QUOTA, Speaker.RELAY, "too many opens wait for that device")
             self._waits_for[opener] = target
         if not agent.parked:
-            agent.demand = min(MAX_DEMAND, max(2 * agent.demand, len(agent.waiting) + MIN_DEMAND))
+            agent.demand = min(MAX_DEMAND, max(agent.demand, len(agent.waiting)) + MIN_DEMAND)
         return ready
 
     def withdraw(self, opener: C) -> None:
