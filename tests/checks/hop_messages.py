@@ -222,8 +222,8 @@ CHECKS = (
     Check(
         "the answer to OPEN has a deadline",
         "relay/dialpool.py",
-        "with anyio.move_on_after(ANSWER_TIMEOUT):",
-        "with anyio.CancelScope():",
+        "with anyio.move_on_after(ANSWER_TIMEOUT), self._refill.rush():",
+        "with self._refill.rush():",
         "A relay that answers nothing hangs the app.",
         ("tests/relay/test_dialpool.py::test_a_relay_that_never_answers_is_unreachable[asyncio]",),
     ),
