@@ -65,6 +65,7 @@ RANKS: dict[str, tuple[str, ...]] = {
     ),
     "plumbing": (
         "buffers",
+        "companions",
         "rawsocket",
         "rawstream",
         "ackwatch",

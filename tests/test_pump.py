@@ -187,13 +187,18 @@ class Scripted:
 
     def __init__(self, *, fails: Exception | None = None) -> None:
         self.chunk_limit = 16384
-        self.was_reset = False
+        self._over = anyio.Event()
         self._fails = fails
+
+    @property
+    def was_reset(self) -> bool:
+        return self._over.is_set()
 
     async def on_readable(self, step: Callable[[], Result | None]) -> Result:
         await anyio.lowlevel.checkpoint()
         if self._fails is None:
-            await anyio.sleep_forever()
+            await self._over.wait()
+            raise anyio.ClosedResourceError
         result = step()
         assert result is not None
         return result
@@ -207,7 +212,7 @@ class Scripted:
     async def write_eof(self) -> None: ...
 
     def reset(self) -> None:
-        self.was_reset = True
+        self._over.set()
 
     async def aclose(self) -> None: ...
 

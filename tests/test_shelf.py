@@ -5,6 +5,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.world import until
+from tuunel.companions import companions
 from tuunel.errors import Failure, Reason, RemoteProtocolError
 from tuunel.shelf import Shelf
 
@@ -28,9 +29,9 @@ class Item:
 
 
 async def test_the_item_put_last_is_taken_first_and_none_when_nothing_waits() -> None:
-    async with anyio.create_task_group() as tasks:
+    async with companions() as carers:
         discarded: list[Item] = []
-        shelf = Shelf[Item](tasks, Item.care, discarded.append)
+        shelf = Shelf[Item](carers, Item.care, discarded.append)
         first, second = Item(), Item()
         shelf.put(first)
         shelf.put(second)
@@ -40,8 +41,8 @@ async def test_the_item_put_last_is_taken_first_and_none_when_nothing_waits() ->
 
 
 async def test_a_taken_item_is_no_longer_looked_after() -> None:
-    async with anyio.create_task_group() as tasks:
-        shelf = Shelf[Item](tasks, Item.care, lambda _: None)
+    async with companions() as carers:
+        shelf = Shelf[Item](carers, Item.care, lambda _: None)
         item = Item()
         shelf.put(item)
         await until(lambda: item.cared_for)
@@ -55,9 +56,9 @@ async def test_a_taken_item_is_no_longer_looked_after() -> None:
     ids=lambda error: type(error).__name__,
 )
 async def test_an_item_that_spoils_is_discarded_and_nobody_else_suffers(error: Exception | None) -> None:
-    async with anyio.create_task_group() as tasks:
+    async with companions() as carers:
         discarded: list[Item] = []
-        shelf = Shelf[Item](tasks, Item.care, discarded.append)
+        shelf = Shelf[Item](carers, Item.care, discarded.append)
         spoilt, good = Item(), Item()
         spoilt.error = error
         shelf.put(good)
@@ -69,8 +70,8 @@ async def test_an_item_that_spoils_is_discarded_and_nobody_else_suffers(error: E
 
 
 async def test_takers_at_the_same_time_never_share_an_item() -> None:
-    async with anyio.create_task_group() as tasks:
-        shelf = Shelf[Item](tasks, Item.care, lambda _: None)
+    async with companions() as carers:
+        shelf = Shelf[Item](carers, Item.care, lambda _: None)
         taken: list[Item | None] = []
 
         async def take() -> None:
@@ -85,15 +86,17 @@ async def test_takers_at_the_same_time_never_share_an_item() -> None:
         assert len(items) == len(set(map(id, items))) == 5
 
 
-async def test_a_cancelled_taker_still_has_what_it_took() -> None:
-    async with anyio.create_task_group() as tasks:
-        shelf = Shelf[Item](tasks, Item.care, lambda _: None)
+async def test_what_a_cancelled_taker_took_is_discarded() -> None:
+    async with companions() as carers:
+        discarded: list[Item] = []
+        shelf = Shelf[Item](carers, Item.care, discarded.append)
         item = Item()
         shelf.put(item)
         with anyio.CancelScope() as scope:
             scope.cancel()
-            taken = await shelf.take()
-        assert taken is item
+            await shelf.take()
+        assert discarded == [item]
+        assert len(shelf) == 0
 
 
 async def test_care_that_must_finish_is_waited_for() -> None:
@@ -105,10 +108,10 @@ async def test_care_that_must_finish_is_waited_for() -> None:
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.lowlevel.checkpoint()
-                finished.append(True)
+            finished.append(True)
 
-    async with anyio.create_task_group() as tasks:
-        shelf = Shelf[Item](tasks, care, lambda _: None)
+    async with companions() as carers:
+        shelf = Shelf[Item](carers, care, lambda _: None)
         shelf.put(Item())
         await anyio.wait_all_tasks_blocked()
         await shelf.take()
@@ -118,8 +121,8 @@ async def test_care_that_must_finish_is_waited_for() -> None:
 @pytest.mark.parametrize("how", ["clear", "the end of the tasks", "the end of the tasks before they began"])
 async def test_everything_is_discarded_at_the_end(how: str) -> None:
     discarded: list[Item] = []
-    async with anyio.create_task_group() as tasks:
-        shelf = Shelf[Item](tasks, Item.care, discarded.append)
+    async with companions() as carers:
+        shelf = Shelf[Item](carers, Item.care, discarded.append)
         items = [Item(), Item()]
         for item in items:
             shelf.put(item)
@@ -129,6 +132,6 @@ async def test_everything_is_discarded_at_the_end(how: str) -> None:
             shelf.clear()
             assert len(shelf) == 0
         else:
-            tasks.cancel_scope.cancel()
+            carers.cancel()
     assert set(map(id, discarded)) == set(map(id, items))
     assert len(discarded) == 2

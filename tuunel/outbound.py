@@ -12,6 +12,7 @@ import anyio
 
 from tuunel.address import HostPort
 from tuunel.buffers import MAX_BODY, BufferPool
+from tuunel.companions import companions
 from tuunel.errors import Failure, Reason
 from tuunel.events import Traffic
 from tuunel.frontdoor import EARLY_LIMIT, Request
@@ -112,15 +113,16 @@ async def dial_for_client(dial: Dialer, request: Request, client: RawStream) -> 
     watch = _ClientWatch(client, EARLY_LIMIT - len(request.early))
     outcome: Outbound | Failure | None = None
     try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(watch.run, group.cancel_scope)
-            try:
-                outcome = await dial(request)
-            except Failure as failure:  # a lone one, not a group of one
-                outcome = failure
-            except BROKEN as error:
-                outcome = Failure(Reason.TUNNEL_LOST, detail=str(error))
-            group.cancel_scope.cancel()
+        async with companions() as beside:
+            with anyio.CancelScope() as dialling:
+                beside.start(watch.run, dialling)
+                try:
+                    outcome = await dial(request)
+                except Failure as failure:
+                    outcome = failure
+                except BROKEN as error:
+                    outcome = Failure(Reason.TUNNEL_LOST, detail=str(error))
+            beside.cancel()
     except BaseException:
         if isinstance(outcome, Outbound):
             outcome.reset()

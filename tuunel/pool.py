@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
+from tuunel.companions import Companions, companions
 from tuunel.devices import Device, KnownRelay
 from tuunel.e2e.handshake import Initiator
 from tuunel.e2e.wire import Command, Target
@@ -59,9 +60,9 @@ def _ignore(event: object) -> None:
 class _Standbys:
     """The standbys of one device; `make` makes one and puts it there."""
 
-    def __init__(self, device: Device, tasks: TaskGroup, make: Callable[[Self], Awaitable[None]]) -> None:
+    def __init__(self, device: Device, tasks: TaskGroup, carers: Companions, make: Callable[[Self], Awaitable[None]]) -> None:
         self.device = device
-        self.waiting = Shelf(tasks, Tunnel.rest, Tunnel.reset)
+        self.waiting = Shelf(carers, Tunnel.rest, Tunnel.reset)
         self.wanted = STANDBY
         self.used = time.monotonic()
         self.refill = Refill(tasks, lambda: self.wanted - len(self.waiting), lambda: make(self))
@@ -94,6 +95,7 @@ class TunnelPool:
 
     async def __aenter__(self) -> Self:
         """Begin."""
+        self._carers = await companions().__aenter__()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(watch_tunnels, self._live, self._tasks)
@@ -106,7 +108,11 @@ class TunnelPool:
         self._tasks.cancel_scope.cancel()
         for tunnel in list(self._live):
             tunnel.reset()
-        await self._tasks.__aexit__(None, None, None)  # so that what the body raised comes out alone, and not in a group
+        self._carers.cancel()
+        try:
+            await self._tasks.__aexit__(None, None, None)  # so that what the body raised comes out alone, and not in a group
+        finally:
+            await self._carers.__aexit__(None, None, None)
 
     def census(self) -> dict[str, int]:
         """How many tunnels live, how many of them wait for a use, and how many connections wait at relays."""
@@ -123,7 +129,7 @@ class TunnelPool:
     def dial_pool(self, relay: KnownRelay) -> DialPool:
         """The connections that wait at `relay`; made at the first call, filled by use or `fill`."""
         if relay.id not in self._dials:
-            self._dials[relay.id] = DialPool(relay, self._identity, self._params, self._tasks, smallest=self._warm)
+            self._dials[relay.id] = DialPool(relay, self._identity, self._params, self._tasks, self._carers, smallest=self._warm)
         return self._dials[relay.id]
 
     async def connect(
@@ -253,7 +259,7 @@ class TunnelPool:
 
     def _standbys_of(self, device: Device) -> _Standbys:
         if device.id not in self._standbys:
-            self._standbys[device.id] = _Standbys(device, self._tasks, self._make_standby)
+            self._standbys[device.id] = _Standbys(device, self._tasks, self._carers, self._make_standby)
         return self._standbys[device.id]
 
     def _has_room(self, device: Device) -> bool:

@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 
 from tuunel.buffers import BufferPool
+from tuunel.companions import Companion, companions
 from tuunel.errors import RemoteProtocolError
 from tuunel.events import Traffic
 from tuunel.rawstream import Conduit, Rest
@@ -114,20 +115,17 @@ class _Pump(Generic[End]):
         self._forth = Direction(a, b, count_up, self._begin_watch)
         self._back = Direction(b, a, count_down, self._begin_watch)
         self._carry = carry
-        self._watching = False
+        self._watcher: Companion | None = None
         self._error: Exception | None = None
 
     async def run(self) -> PumpEnd:
-        async with anyio.create_task_group() as self._tasks:
-            self._tasks.start_soon(self._run, self._back)
+        async with companions() as self._companions:
+            self._companions.start(self._run, self._back)
             await self._run(self._forth)
         if self._error is None:
             return PumpEnd.DONE
         if not isinstance(self._error, BROKEN):
             raise self._error
-        # only now: while a task waits on a conduit, its descriptor must not be freed
-        self._forth.source.reset()
-        self._forth.sink.reset()
         return PumpEnd.RESET
 
     async def _run(self, direction: Direction[End]) -> None:
@@ -140,13 +138,12 @@ class _Pump(Generic[End]):
             self._fail(error)
             return
         direction.ended = True
-        if self._forth.ended and self._back.ended:
-            self._tasks.cancel_scope.cancel()
+        if self._watcher is not None and self._forth.ended and self._back.ended:
+            self._watcher.cancel()
 
     def _begin_watch(self) -> None:
-        if not self._watching:
-            self._watching = True
-            self._tasks.start_soon(self._watch)
+        if self._watcher is None:
+            self._watcher = self._companions.start(self._watch)
 
     async def _watch(self) -> None:
         """Look after the sides that nobody reads, as long as there are any: a tunnel at rest has no task for it."""
@@ -158,13 +155,17 @@ class _Pump(Generic[End]):
                     raise ConnectionResetError
             except Exception as error:  # as in _run
                 self._fail(error)
-                return
-        self._watching = False
+                break
+        self._watcher = None
 
     def _fail(self, error: Exception) -> None:
+        """Reset both sides, which ends the other direction, whatever it waits for, and the watch at its next look."""
         if self._error is None:
             self._error = error
-        self._tasks.cancel_scope.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._forth.source.reset()
+        self._forth.sink.reset()
 
 
 class Copying:

@@ -38,7 +38,8 @@ class Conduit(Protocol):
 
     Buffers come from a BufferPool and follow its layout: the body lies at `buffer[1:1+n]`. One task reads and one writes at a time.
     Errors of the connection are OSError or a TuunelError; whoever meets one resets the conduit. A cancelled call leaves it usable
-    for nothing but `reset`. After a close or reset every call that needs the connection raises anyio.ClosedResourceError.
+    for nothing but `reset`. After a close or reset every call that needs the connection raises anyio.ClosedResourceError, and so does one
+    that waits already.
     """
 
     @property
@@ -144,12 +145,17 @@ class RawStream(RawSocket):
         Closing a socket that holds unread bytes, or that receives more, sends a reset, which could destroy what was written last.
         """
         try:
-            with suppress(OSError, anyio.ClosedResourceError), anyio.move_on_after(LINGER_TIME):
+            with suppress(OSError, anyio.ClosedResourceError):
                 await self.write_eof()
-                while not self._eof_read:
-                    await self.receive()
+                if not self._eof_read:
+                    await self._linger()
         finally:
             self.close()
+
+    async def _linger(self) -> None:
+        with anyio.move_on_after(LINGER_TIME):
+            while not self._eof_read:
+                await self.receive()
 
     def broken(self) -> bool:
         """Whether a reset has arrived, or the stream was closed on this side."""

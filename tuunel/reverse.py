@@ -13,10 +13,10 @@ from weakref import WeakValueDictionary
 
 import anyio
 from anyio import to_thread
-from anyio.abc import TaskGroup
 
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
+from tuunel.companions import companions
 from tuunel.dial import Allow, dial, dial_unix
 from tuunel.e2e.handshake import InitReceived, OfferSecrets, Responder
 from tuunel.e2e.service import Service
@@ -293,34 +293,26 @@ class ReverseTunnels:
 
     async def _dial_beside(self, tunnel: Tunnel, device: DeviceID, target: Target) -> RawStream:
         """Dial while the tunnel is read, so that the loss of either ends the other. Raises what was first."""
-        streams: list[RawStream] = []
-        errors: list[Exception] = []
+        stream: RawStream | None = None
 
-        async def attempt(tasks: TaskGroup) -> None:
-            try:
-                streams.append(await self._dial(tunnel, device, target))
-            except Failure as failure:
-                errors.append(failure)
-            tasks.cancel_scope.cancel()
-
-        async def listen(tasks: TaskGroup) -> None:
+        async def listen(dialling: anyio.CancelScope) -> None:
             try:
                 await tunnel.collect_early()
-            except (OSError, anyio.ClosedResourceError) as error:
-                errors.append(error)
-                tasks.cancel_scope.cancel()
+            finally:
+                dialling.cancel()
 
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(attempt, tasks)
-                tasks.start_soon(listen, tasks)
-            if errors:
-                raise errors[0]
+            async with companions() as beside:
+                with anyio.CancelScope() as dialling:
+                    beside.start(listen, dialling)
+                    stream = await self._dial(tunnel, device, target)
+                beside.cancel()
         except BaseException:
-            for stream in streams:
+            if stream is not None:
                 stream.reset()
             raise
-        return streams[0]
+        assert stream is not None  # or what `listen` met was raised
+        return stream
 
     async def _dial(self, tunnel: Tunnel, device: DeviceID, target: Target) -> RawStream:
         if target.command is Command.UNIX:

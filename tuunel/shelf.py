@@ -1,31 +1,33 @@
-"""Things that wait for their use, each looked after by a task of its own until somebody takes it or it spoils."""
+"""Things that wait for their use, each looked after by a companion of its own until somebody takes it or it spoils."""
 
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
+from tuunel.companions import Companion, Companions
 from tuunel.errors import Failure, RemoteProtocolError
 
 Item = TypeVar("Item")
 
 
 class _Place(Generic[Item]):
+    __slots__ = ("care", "item")
+
     def __init__(self, item: Item) -> None:
         self.item = item
-        self.care = anyio.CancelScope()
-        self.empty = anyio.Event()
+        self.care: Companion
 
 
 class Shelf(Generic[Item]):
-    """Keeps items; `care(item)` runs for each in `tasks` while it waits. An item whose care ends or fails is given to `discard`.
+    """Keeps items; `care(item)` runs for each in `carers` while it waits. An item whose care ends or fails is given to `discard`.
 
-    `care` may be cancelled at any wait: it shields what must be whole. `discard` must not wait.
+    `care` may be cancelled at any wait, or before it has begun. `discard` must not wait. What still waits where the context of `carers`
+    is left is the caller's to `clear` before.
     """
 
-    def __init__(self, tasks: TaskGroup, care: Callable[[Item], Awaitable[None]], discard: Callable[[Item], None]) -> None:
-        self._tasks = tasks
+    def __init__(self, carers: Companions, care: Callable[[Item], Awaitable[None]], discard: Callable[[Item], None]) -> None:
+        self._carers = carers
         self._care = care
         self._discard = discard
         self._places: list[_Place[Item]] = []
@@ -38,7 +40,7 @@ class Shelf(Generic[Item]):
         """Take over `item`."""
         place = _Place(item)
         self._places.append(place)
-        self._tasks.start_soon(self._look_after, place)
+        place.care = self._carers.start(self._look_after, place)
 
     async def take(self) -> Item | None:
         """The item put last, now the caller's; None when nothing waits."""
@@ -46,8 +48,11 @@ class Shelf(Generic[Item]):
             return None
         place = self._places.pop()
         place.care.cancel()
-        with anyio.CancelScope(shield=True):  # short, and an item taken but not handed on would be lost
-            await place.empty.wait()
+        try:
+            await place.care.ended()
+        except BaseException:  # taken, and not handed on
+            self._discard(place.item)
+            raise
         return place.item
 
     def clear(self) -> None:
@@ -59,12 +64,10 @@ class Shelf(Generic[Item]):
 
     async def _look_after(self, place: _Place[Item]) -> None:
         try:
-            with place.care:
-                await self._care(place.item)
+            await self._care(place.item)
         except (Failure, RemoteProtocolError, OSError, anyio.ClosedResourceError):
             pass  # spoilt
         finally:
             if place in self._places:
                 self._places.remove(place)
                 self._discard(place.item)
-            place.empty.set()

@@ -13,6 +13,7 @@ from tuunel import refill
 from tuunel.errors import Failure, Reason
 from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
+from tuunel.companions import companions
 from tuunel.relay import dialpool as module
 from tuunel.relay.client import HopConnection
 from tuunel.relay.dialpool import LARGEST, DialPool
@@ -27,8 +28,9 @@ OFFLINE = HopError(Reason.PEER_UNAVAILABLE, 0, "offline")
 
 @asynccontextmanager
 async def pool(smallest: int) -> AsyncIterator[tuple[ScriptedRelay, DialPool]]:
-    async with scripted_relay() as (relay, tasks):
-        yield relay, DialPool(relay.known, IDENTITY, Params(Role.FORWARD, bytes(16)), tasks, smallest=smallest)
+    async with scripted_relay() as (relay, tasks), companions() as carers:
+        yield relay, DialPool(relay.known, IDENTITY, Params(Role.FORWARD, bytes(16)), tasks, carers, smallest=smallest)
+        carers.cancel()
 
 
 async def answer(link: Link, *messages: HopError | PairedForward | Ping | Pong) -> None:

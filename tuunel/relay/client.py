@@ -39,7 +39,7 @@ def _ignore(step: Step) -> None:
 class HopConnection:
     """An authenticated connection to a relay. Several tasks may send while one receives; whoever has it last closes it.
 
-    `receive` may be cancelled without loss. `send` may not: close the connection when it was.
+    `receive` may be cancelled without loss. A `send` that is cancelled before all of it is out closes the connection.
     """
 
     def __init__(self, stream: RawStream, channel: HopChannel, welcome: Welcome) -> None:
@@ -64,6 +64,9 @@ class HopConnection:
                 raise Failure(Reason.RELAY_UNREACHABLE, detail=f"the relay took nothing for {SEND_TIMEOUT:.0f} s") from error
             except (OSError, anyio.ClosedResourceError) as error:
                 raise _lost() from error
+            except BaseException:
+                self.close()
+                raise
 
     async def ping(self) -> float:
         """Send a PING and wait for its PONG: the round trip now, in seconds. For an idle DIAL connection that nobody else reads.

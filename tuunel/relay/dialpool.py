@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from tuunel.ackwatch import AckWatch
+from tuunel.companions import Companions
 from tuunel.devices import KnownRelay
 from tuunel.errors import Failure, Reason
 from tuunel.identity import IdentityKey
@@ -31,15 +32,17 @@ REFRESH: Final = 25.0  #: seconds between PINGs: NATs forget idle connections af
 class DialPool:
     """Keeps `smallest` connections waiting, more while they run out. With `smallest` 0 every connection is made when it is needed.
 
-    `tasks` must outlive the pool's use; its cancellation closes everything that waits.
+    `tasks` and `carers` must outlive the pool's use; the cancellation of the latter closes everything that waits.
     """
 
-    def __init__(self, relay: KnownRelay, identity: IdentityKey, params: Params, tasks: TaskGroup, *, smallest: int) -> None:
+    def __init__(
+        self, relay: KnownRelay, identity: IdentityKey, params: Params, tasks: TaskGroup, carers: Companions, *, smallest: int
+    ) -> None:
         self.relay = relay
         self._identity = identity
         self._params = params
         self._smallest = self._wanted = smallest
-        self._waiting = Shelf[HopConnection](tasks, self._keep, HopConnection.close)
+        self._waiting = Shelf[HopConnection](carers, self._keep, HopConnection.close)
         self._asking: set[HopConnection] = set()  # that had waited, with an OPEN under way
         self._refill = Refill(tasks, lambda: self._wanted - len(self._waiting), self._make)
         self._missed_at = time.monotonic()
@@ -146,13 +149,12 @@ class DialPool:
         pinged = False
         while (message := await _receive_within(connection, REFRESH)) is not None or not pinged:
             pinged = message is None
-            with anyio.CancelScope(shield=True):  # a record must be sent whole
-                if message is None:
-                    await connection.send(Ping(os.urandom(8)))
-                elif isinstance(message, Ping):
-                    await connection.send(Pong(message.nonce))
-                elif isinstance(message, Demand):
-                    self.demand(message.want)
+            if message is None:
+                await connection.send(Ping(os.urandom(8)))
+            elif isinstance(message, Ping):
+                await connection.send(Pong(message.nonce))
+            elif isinstance(message, Demand):
+                self.demand(message.want)
 
 
 async def _receive_within(connection: HopConnection, seconds: float) -> Message | None:

@@ -1,0 +1,182 @@
+"""Tasks that run beside their owner, for the paths that every connection takes.
+
+A task group gives each of its tasks a cancel scope, a handle and an event: some 4 KiB, and as much time as the relay needs to move a
+message. On asyncio a companion is a bare task; elsewhere (trio) it is a task of a task group, behind the same contract.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import anyio
+
+Work = Callable[..., Awaitable[object]]
+
+
+class Companion(Protocol):
+    """One task that was started."""
+
+    def cancel(self) -> None:
+        """Cancel it, once: at its first wait where it has not begun, and whatever is shielded. What it awaits while it winds up goes on."""
+
+    async def ended(self) -> None:
+        """Wait until it has ended, in whatever way."""
+
+
+class Companions(Protocol):
+    """Starts tasks, and waits for them where its context is left; when the body raises, or is cancelled, they are cancelled first.
+
+    What a companion raises interrupts nobody: the first such error is raised where the context is left, unless the body raises its own.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Wait for all."""
+
+    def start(self, work: Work, *args: Any) -> Companion:
+        """Run `work(*args)` from the next turn of the event loop on. Only within the context."""
+
+    def cancel(self) -> None:
+        """Cancel all that run."""
+
+
+def companions() -> Companions:
+    """Make a context for companions, of the kind that fits the event loop which runs."""
+    try:
+        return _BareTasks(asyncio.get_running_loop())
+    except RuntimeError:
+        return GroupedTasks()
+
+
+class _BareTask:
+    __slots__ = ("_begun", "_cancelled", "task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Work, args: tuple[Any, ...]) -> None:
+        self._begun = False
+        self._cancelled = False
+        self.task: asyncio.Task[None] = loop.create_task(self._run(work, args))
+
+    def cancel(self) -> None:
+        if self._begun:
+            self.task.cancel()
+        self._cancelled = True
+
+    async def ended(self) -> None:
+        await asyncio.wait((self.task,))
+
+    async def _run(self, work: Work, args: tuple[Any, ...]) -> None:
+        self._begun = True
+        if self._cancelled:  # only now: asyncio would throw a cancelled task away before it has begun, and what it was to look after
+            self.task.cancel()
+        await work(*args)
+
+
+class _BareTasks:
+    __slots__ = ("_all_ended", "_error", "_loop", "_members")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._members: dict[asyncio.Task[None], _BareTask] = {}
+        self._error: BaseException | None = None
+        self._all_ended: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            try:
+                await self._until_all_have_ended()
+            except BaseException:
+                await self._end_all()
+                raise
+            if self._error is not None:
+                raise self._error
+        elif self._members:
+            await self._end_all()
+
+    def start(self, work: Work, *args: Any) -> Companion:
+        member = _BareTask(self._loop, work, args)
+        self._members[member.task] = member
+        member.task.add_done_callback(self._note_end)
+        return member
+
+    def cancel(self) -> None:
+        for member in self._members.values():
+            member.cancel()
+
+    async def _end_all(self) -> None:
+        self.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._until_all_have_ended()
+
+    async def _until_all_have_ended(self) -> None:
+        while self._members:
+            self._all_ended = self._loop.create_future()
+            await self._all_ended
+
+    def _note_end(self, task: "asyncio.Task[None]") -> None:
+        del self._members[task]
+        if not task.cancelled() and self._error is None:
+            self._error = task.exception()
+        if not self._members and self._all_ended is not None and not self._all_ended.done():
+            self._all_ended.set_result(None)
+
+
+class _GroupedTask:
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.over = anyio.Event()
+
+    def cancel(self) -> None:
+        self.scope.cancel()
+
+    async def ended(self) -> None:
+        await self.over.wait()
+
+
+class GroupedTasks:
+    """The portable kind, for every event loop that anyio knows."""
+
+    def __init__(self) -> None:
+        self._members: set[_GroupedTask] = set()
+        self._error: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Wait for all."""
+        if error is not None:
+            self.cancel()
+        await self._group.__aexit__(None, None, None)
+        if error is None and self._error is not None:
+            raise self._error
+
+    def start(self, work: Work, *args: Any) -> Companion:
+        """Run `work(*args)`."""
+        member = _GroupedTask()
+        self._members.add(member)
+        self._group.start_soon(self._run, member, work, args)
+        return member
+
+    def cancel(self) -> None:
+        """Cancel all that run."""
+        for member in self._members:
+            member.cancel()
+
+    async def _run(self, member: _GroupedTask, work: Work, args: tuple[Any, ...]) -> None:
+        try:
+            with member.scope:
+                await work(*args)
+        except Exception as error:
+            self._error = self._error or error
+        finally:
+            self._members.discard(member)
+            member.over.set()
