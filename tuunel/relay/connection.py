@@ -22,6 +22,8 @@ SEND_DEADLINE: Final = 10.0
 #: Messages that may wait for a control connection's writer; a device that lets more pile up is closed.
 MAX_POSTED: Final = 512
 
+_NONE: Final = Offer(b"")
+
 #: What a connection that is over may raise: none of it is an error of the relay.
 LOST: Final = (OSError, anyio.EndOfStream, anyio.ClosedResourceError, RemoteProtocolError)
 
@@ -90,10 +92,11 @@ class DeviceConnection:
     def heard(self) -> None:
         """The device has said something."""
 
-    @property
-    def trailing_data(self) -> bytes:
-        """Bytes behind the last hop record: the pipe's first."""
-        return self._channel.trailing_data
+    def into_pipe(self) -> bytes:
+        """End hop mode, and drop its keys: nothing is sent or received here any more. Bytes behind the last hop record: the pipe's first."""
+        first = self._channel.trailing_data
+        del self._channel
+        return first
 
     def cut(self, failure: Failure) -> None:
         """End this connection, or the pipe that it is part of, at once; its owner cleans up. The first reason stays."""
@@ -166,7 +169,7 @@ class ReadyConnection(DeviceConnection):
 
     def __init__(self, stream: RawStream, device: DeviceID, public_key: bytes, params: Params) -> None:
         super().__init__(stream, device, public_key, params)
-        self.offer = Offer(b"")
+        self.offer = _NONE
         self._parking = anyio.CancelScope()
         self._released = anyio.Event()
         self._lost = False
@@ -182,6 +185,11 @@ class ReadyConnection(DeviceConnection):
             raise
         finally:
             self._released.set()
+
+    def into_pipe(self) -> bytes:
+        """End hop mode; the offer has been passed on."""
+        self.offer = _NONE
+        return super().into_pipe()
 
     async def claim(self) -> bool:
         """Take the connection from the task that parks it; False when it has been lost meanwhile."""

@@ -11,6 +11,7 @@ from typing import Final
 
 import anyio
 
+from tuunel.companions import companions
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
 from tuunel.pump import PumpEnd
 from tuunel.rawstream import RawStream
@@ -72,15 +73,18 @@ class Tunnels:
 
     async def serve_dial(self, dial: DialConnection) -> None:
         """Answer a forward proxy's opens until one becomes a pipe, and carry that to its end. Raises one of LOST before that."""
+        pipe = None
         try:
-            while not (await self._answer_open(dial) or self._switchboard.closing):
-                pass
+            while pipe is None and not self._switchboard.closing:
+                pipe = await self._answer_open(dial)
         finally:
             unused = dial.take_answer()
             if isinstance(unused, ReadyConnection):
                 self._drop(unused)
+        if pipe is not None:
+            await self._join(pipe)
 
-    async def _answer_open(self, dial: DialConnection) -> bool:
+    async def _answer_open(self, dial: DialConnection) -> Pipe | None:
         message = await dial.converse(silence=PARKED_SILENCE, dead=PARKED_DEAD)
         if not isinstance(message, Open):
             raise RemoteProtocolError("a dial connection only opens")
@@ -90,9 +94,8 @@ class Tunnels:
         except Failure as failure:
             self.refused[failure.reason.value] += 1
             await dial.send(_error(failure))
-            return False
-        await self._join(dial, ready, tunnel_id(ready.offer.point, message.request.point))
-        return True
+            return None
+        return self._switchboard.new_pipe(tunnel_id(ready.offer.point, message.request.point), dial, ready)
 
     async def _find_ready(self, dial: DialConnection, open_message: Open) -> ReadyConnection:
         """An agent's connection that has been told PAIRED. Raises Failure, which answers the open."""
@@ -127,8 +130,7 @@ class Tunnels:
             raise
         return True
 
-    async def _join(self, dial: DialConnection, ready: ReadyConnection, tunnel: str) -> None:
-        pipe = self._switchboard.new_pipe(tunnel, dial, ready)
+    async def _join(self, pipe: Pipe) -> None:
         end = PumpEnd.RESET
         try:
             end = await self._carry(pipe)
@@ -147,8 +149,8 @@ class Tunnels:
         return await splice_both_ways(
             dial.stream,
             ready.stream,
-            first_to_b=dial.trailing_data + unsent,
-            first_to_a=ready.trailing_data,
+            first_to_b=dial.into_pipe() + unsent,
+            first_to_a=ready.into_pipe(),
             traffic=pipe.entry.traffic,
             pipes=self._pipes,
         )
@@ -176,11 +178,11 @@ async def _wait_for_switch(pipe: Pipe) -> bytes | None:
     unsent = bytearray()
     switched = False
     with anyio.move_on_after(SWITCH_DEADLINE) as deadline:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_pass_on, pipe, unsent)
+        async with companions() as beside:
+            beside.start(_pass_on, pipe, unsent)
             with suppress(*LOST):
                 switched = isinstance(await pipe.agent.receive(), Switch)
-            tasks.cancel_scope.cancel()
+            beside.cancel()
     if deadline.cancelled_caught and pipe.agent.cut_for is None:
         pipe.agent.cut_for = pipe.forward.cut_for = Failure(Reason.OPEN_TIMEOUT, Speaker.RELAY, "the agent did not take the tunnel")
     return bytes(unsent) if switched else None
