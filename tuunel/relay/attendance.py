@@ -8,6 +8,7 @@ from typing import Final
 
 import anyio
 
+from tuunel.companions import companions
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, StateError
 from tuunel.events import Alarm, DeviceSeen
 from tuunel.relay.connection import LOST, ControlConnection
@@ -55,11 +56,11 @@ class Attendance:
     async def serve(self, control: ControlConnection) -> None:
         """Converse until the device goes or is dismissed. The caller closes the stream."""
         await self._note_seen(control)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._converse, control, tasks.cancel_scope)
-            with suppress(*LOST):
-                await control.deliver()
-            tasks.cancel_scope.cancel()
+        async with companions() as beside:
+            with anyio.CancelScope() as conversation:
+                beside.start(_deliver, control, conversation)
+                if not await self._converse(control):
+                    beside.cancel()
         with anyio.CancelScope(shield=True):
             await self._note_seen(control)
 
@@ -69,13 +70,14 @@ class Attendance:
         except StateError as error:  # a full disk costs the note, and nobody his connection
             self._switchboard.emit(Alarm(f"{error}; {error.advice}"))
 
-    async def _converse(self, control: ControlConnection, end: anyio.CancelScope) -> None:
+    async def _converse(self, control: ControlConnection) -> bool:
+        """Converse until the device goes, or a last word for it is posted, which is then to be delivered: True."""
         try:
             while True:
                 message = await control.converse(silence=SILENCE, dead=DEAD)
                 await self._handle(control, message)
         except LOST:
-            end.cancel()
+            return False
         except Failure as failure:
             control.dismiss(failure)
         except StateError as error:
@@ -83,6 +85,7 @@ class Attendance:
             control.dismiss(Failure(Reason.INTERNAL, Speaker.RELAY))
         finally:
             control.end()
+        return True
 
     async def _handle(self, control: ControlConnection, message: Message) -> None:
         self._switchboard.registry.charge(control.device)  # most of them cost a transaction
@@ -109,3 +112,9 @@ class Attendance:
             self._switchboard.emit(Alarm(f"{error}; {error.advice}"))
             return Minted(mint.request, Reason.INTERNAL)
         return Minted(mint.request)
+
+
+async def _deliver(control: ControlConnection, conversation: anyio.CancelScope) -> None:
+    with suppress(*LOST):
+        await control.deliver()
+    conversation.cancel()

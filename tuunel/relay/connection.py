@@ -11,6 +11,7 @@ from typing import Final
 import anyio
 
 from tuunel.ackwatch import AckWatch
+from tuunel.companions import companions
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
 from tuunel.identity import DeviceID
 from tuunel.rawstream import RawStream
@@ -221,10 +222,10 @@ class DialConnection(DeviceConnection):
         When the device goes meanwhile, the connection's scope is cancelled.
         """
         with anyio.move_on_after(patience):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch)
+            async with companions() as beside:
+                beside.start(self._watch)
                 await self._answered.wait()
-                tasks.cancel_scope.cancel()
+                beside.cancel()
         answer = self.take_answer()
         if answer is None:
             raise Failure(Reason.OPEN_TIMEOUT, Speaker.RELAY)
