@@ -179,11 +179,11 @@ async def test_a_stale_standby_costs_no_connection(monkeypatch: pytest.MonkeyPat
         stale = [place.item for place in pool._standbys[roles.device.id].waiting._places]
         heard.clear()
 
-        async def swallow(self: RawStream, data: bytes) -> bool:
-            return True if self in [tunnel.stream for tunnel in stale] else await send_all(self, data)
+        def swallow(self: RawStream, data: bytes) -> int:
+            return len(data) if self in [tunnel.stream for tunnel in stale] else send_now(self, data)
 
-        send_all = RawStream.send_all
-        monkeypatch.setattr(RawStream, "send_all", swallow)
+        send_now = RawStream.send_now
+        monkeypatch.setattr(RawStream, "send_now", swallow)
         tunnel, _ = await pool.connect(roles.device, HostPort("", port), early)
         assert tunnel not in stale
         await tunnel.write_eof()

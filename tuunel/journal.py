@@ -37,6 +37,7 @@ EVENT_NAMES: Final[dict[type[Event], str]] = {
     Notice: "notice",
     Alarm: "alarm",
 }
+_FACTS: Final = {kind: tuple(field.name for field in fields(kind)) for kind in EVENT_NAMES}
 NO_DOORS: Final = frozenset({"", "tunnel", "relay"})  # a relay and an agent have one way in: nothing to tell apart
 Now = Callable[[], datetime]
 MAX_HELD = 256  # events kept while a role is not ready yet; a relay that stays away says little, and the oldest is worth least
@@ -49,6 +50,9 @@ class Level(StrEnum):
     WARNING = "warning"
     NOTICE = "notice"
     INFO = "info"
+
+
+_SEVERITIES: Final = {level: number for number, level in enumerate(Level)}
 
 
 def utc_now() -> datetime:
@@ -95,12 +99,8 @@ class Threshold:
 
     def __call__(self, event: Event) -> None:
         """Pass `event` on if it is serious enough."""
-        if isinstance(event, Ready) or self._severity(level_of(event)) <= self._severity(self.level):
+        if isinstance(event, Ready) or _SEVERITIES[level_of(event)] <= _SEVERITIES[self.level]:
             self._listener(event)
-
-    @staticmethod
-    def _severity(level: Level) -> int:
-        return list(Level).index(level)
 
 
 class JsonJournal:
@@ -129,7 +129,7 @@ class JsonJournal:
         return self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def _facts(self, event: Event) -> dict[str, object]:
-        values = ((field.name, getattr(event, field.name)) for field in fields(event))
+        values = ((name, getattr(event, name)) for name in _FACTS[type(event)])
         facts = {name: value for name, value in values if value is not None and not isinstance(value, Traffic)}
         if isinstance(event, ConnectionOpened):
             self._traffic[event.id] = event.traffic

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, NoReturn, TypeVar
 
 import anyio
@@ -107,10 +108,7 @@ class RecordStream:
 
     async def receive(self, *wanted: RecordType) -> tuple[RecordType, bytes]:
         """Wait for a record of a wanted type; any other is dealt with. Raises TunnelCut."""
-        while True:
-            await self.wait()
-            if (record := self.take(*wanted)) is not None:
-                return record
+        return await self.on_readable(partial(self.take, *wanted))
 
     def take(self, *wanted: RecordType) -> tuple[RecordType, bytes] | None:
         """The next record of a wanted type that is here, and its body; None when there is none. Raises TunnelCut."""

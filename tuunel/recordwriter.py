@@ -57,8 +57,7 @@ class RecordWriter:
 
     def send_data(self, buffer: memoryview, n: int) -> Rest | None:
         """Seal `buffer[1:1+n]` as one DATA record and send it, without waiting where that is possible; see `Conduit.write_now`."""
-        self._check_sendable()
-        if self.busy or self.queue or self._sealer.needs_key_update:
+        if self._must_wait():
             return partial(self._send_data_in_turn, buffer, n)
         return None if self._send_record(buffer, n) else self._send_unsent
 
@@ -97,33 +96,45 @@ class RecordWriter:
 
     def send_now(self, records: Iterable[tuple[RecordType, bytes]]) -> Rest | None:
         """Seal small records, in order, and send them in one write, without waiting where that is possible; as `send_data`."""
-        self._check_sendable()
-        if self.busy or self.queue or self._sealer.needs_key_update:
-            return partial(self.send, records)
-        sealed = b"".join(self._sealer.seal(kind, body) for kind, body in records)
-        return None if self._send_sealed(sealed) else self._send_unsent
+        return self._send_now(partial(self._seal_all, records))
 
     async def send(self, records: Iterable[tuple[RecordType, bytes]]) -> None:
         """Seal small records, in order, and send them in one write."""
-        async with self._turn():
-            await self._renew_key()
-            await self._transmit(b"".join(self._sealer.seal(kind, body) for kind, body in records))
-            await self._send_queue()
+        await self._send(partial(self._seal_all, records))
 
     async def send_fin(self, body: bytes) -> None:
         """End this direction of this use."""
         self.ended = True
-        async with self._turn():
-            self.queue.pop(RecordType.KEY_UPDATE, None)  # behind FIN it would begin the next use
-            await self._transmit(self._sealer.seal(RecordType.FIN, body))
-            await self._send_queue()
+        self.queue.pop(RecordType.KEY_UPDATE, None)  # behind FIN it would begin the next use
+        await self._send(partial(self._sealer.seal, RecordType.FIN, body))
 
     async def renew(self) -> None:
         """Begin the next use: from here on all is as behind the handshake."""
-        async with self._turn():
-            await self._transmit(self._sealer.key_update())
+        await self._send(self._sealer.key_update)
         self._sealer.restart_growth()
         self.ended = False
+
+    def _seal_all(self, records: Iterable[tuple[RecordType, bytes]]) -> bytes:
+        return b"".join(self._sealer.seal(kind, body) for kind, body in records)
+
+    async def _send(self, seal: Callable[[], bytes]) -> None:
+        if rest := self._send_now(seal):
+            await rest()
+
+    def _send_now(self, seal: Callable[[], bytes]) -> Rest | None:
+        if self._must_wait():
+            return partial(self._send_in_turn, seal)
+        return None if self._send_sealed(seal()) else self._send_unsent
+
+    def _must_wait(self) -> bool:
+        self._check_sendable()
+        return self.busy or bool(self.queue) or (self._sealer.needs_key_update and not self.ended)
+
+    async def _send_in_turn(self, seal: Callable[[], bytes]) -> None:
+        async with self._turn():
+            await self._renew_key()
+            await self._transmit(seal())
+            await self._send_queue()
 
     async def flush(self) -> None:
         """Send what is queued, unless a writer is at work: it does so when it is done."""

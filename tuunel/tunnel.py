@@ -202,12 +202,14 @@ class Tunnel:
 
         So a forward proxy that gives up is noticed, and its PING is answered. Nothing more is read once EARLY_LIMIT bytes are held.
         """
-        while len(self._early) < EARLY_LIMIT and not self.records.read_ended:
-            await self.records.wait()
-            record = self.records.take(RecordType.DATA, RecordType.FIN)
-            if record is not None and record[0] is RecordType.DATA:
-                self._early += record[1]
+        await self.records.on_readable(self._take_early)
         await anyio.sleep_forever()
+
+    def _take_early(self) -> bool | None:
+        record = self.records.take(RecordType.DATA, RecordType.FIN)
+        if record is not None and record[0] is RecordType.DATA:
+            self._early += record[1]
+        return len(self._early) >= EARLY_LIMIT or self.records.read_ended or None
 
     async def rest(self) -> None:
         """Answer PINGs on a tunnel that waits for its use. Runs until cancelled; raises TunnelCut when it is of no use any more."""

@@ -10,10 +10,10 @@ from tests.relay.devices import make_open
 from tests.relay.scripted import IDENTITY, Link, ScriptedRelay, scripted_relay
 from tests.world import PATIENCE, until
 from tuunel import refill
+from tuunel.companions import companions
 from tuunel.errors import Failure, Reason
 from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
-from tuunel.companions import companions
 from tuunel.relay import dialpool as module
 from tuunel.relay.client import HopConnection
 from tuunel.relay.dialpool import LARGEST, DialPool

@@ -94,7 +94,7 @@ class DeviceConnection:
         """The device has said something."""
 
     def into_pipe(self) -> bytes:
-        """End hop mode, and drop its keys: nothing is sent or received here any more. Bytes behind the last hop record: the pipe's first."""
+        """End hop mode, and drop its keys. The bytes behind the last hop record are returned: the pipe's first."""
         first = self._channel.trailing_data
         del self._channel
         return first
