@@ -234,8 +234,8 @@ CHECKS = (
     Check(
         "early bytes are bounded",
         "tunnel.py",
-        "while len(self._early) < EARLY_LIMIT and not self.records.read_ended:",
-        "while not self.records.read_ended:",
+        "return len(self._early) >= EARLY_LIMIT or self.records.read_ended or None",
+        "return self.records.read_ended or None",
         "A guest whose target hangs fills the agent's memory.",
         ("tests/test_tunnel.py::test_the_agent_stops_reading_when_it_holds_enough[asyncio]",),
     ),

@@ -149,7 +149,7 @@ class Stage:
     async def forget_dials(self) -> None:
         """The next request shakes hands with the relay anew."""
         for dials in self.proxy.role._reach.tunnels._dials.values():
-            await until(lambda dials=dials: not dials._filling)
+            await until(lambda dials=dials: not dials._refill.running)
             dials.drop()
 
     def forget_standbys(self) -> None:
