@@ -104,7 +104,7 @@ async def present(stage: Stage, role: Role) -> ControlConnection:
 async def tunnels_wait(stage: Stage) -> None:
     """The agent that is here again has told whom it admits, and brought a connection."""
     agents = stage.relay.role._switchboard.registry._agents
-    await until(lambda: any(agent.parked for agent in agents.values()))
+    await until(lambda: any(agent.parked and agent.admissions.paired for agent in agents.values()))
 
 
 def victims(stage: Stage) -> list[tuple[Role, Running[Any]]]:
