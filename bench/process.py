@@ -82,6 +82,10 @@ class Process:
             raise ProcessFailed(f"{self._argv[0]} ended: {self.said()}") from None
         return self.answer(deadline)
 
+    def end_of_orders(self) -> None:
+        """Close its stdin: it is to end by itself."""
+        self._close_stdin()
+
     @property
     def pid(self) -> int:
         return self._process.pid
@@ -92,7 +96,7 @@ class Process:
             used = time.clock_gettime(_cpu_clock(self.pid))
         except OSError:
             raise ProcessFailed(f"{self._argv[0]} ended: {self.said()}") from None
-        return used + sum(_cpu_seconds(pid) for pid in descendants(self.pid))
+        return used + sum(cpu_seconds_of(pid) for pid in descendants(self.pid))
 
     def said(self) -> str:
         """Return the last it said, on stderr and on what is unread of stdout, and how it ended if it has."""
@@ -162,7 +166,8 @@ def parent_in(stat: str) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds_of(pid: int) -> float:
+    """Return the CPU time that a process has used so far; 0 for one that has ended."""
     try:
         return time.clock_gettime(_cpu_clock(pid))
     except OSError:  # it has ended meanwhile

@@ -1,21 +1,30 @@
 """Agents that wait at a relay, by the thousand, in one process: each with a key of its own, a CONTROL connection and one READY.
 
 They shake hands, ping and offer keys by the code of `tuunel agent`; what they lack is what only a request would wake. The relay must enrol
-without a link.
+without a link. With addresses of this machine they come from these, in turns.
 
-Usage: parked_agents LINK. A JSON line in, `{"count"}`; a JSON line out, `{"seconds"}`, once so many agents wait in all. They go with it.
+Usage: parked_agents LINK [ADDRESS...]. A JSON line in, `{"count"}`; a JSON line out, `{"seconds", "lost"}`, once so many agents wait in
+all: how long it took, and how many times in all one of them has lost its relay. They go with it.
 """
 
+import gc
 import json
+import socket
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
+from itertools import cycle
+from typing import Any
 
 import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
+from tuunel import networkwatch
+from tuunel.cli.running import GARBAGE
+from tuunel.descriptors import raise_limit
 from tuunel.devices import KnownRelay
 from tuunel.e2e.offer import make_offer
 from tuunel.errors import Failure
@@ -28,6 +37,7 @@ from tuunel.relay.presence import Presence
 from tuunel.relay.wire import Message, Offer, Params, Ping, Pong, Purpose, Role
 
 _AT_ONCE = 32  # that shake hands: far fewer than the relay lets one address begin
+_NETWORK_LOOK = 60.0  # seconds: a thousand programs that each look every second do so on a thousand machines
 
 
 class Fleet:
@@ -40,6 +50,7 @@ class Fleet:
         self._size = 0
         self._parked: set[int] = set()
         self._changed = anyio.Event()
+        self.lost = 0  #: how many times an agent has lost its relay
 
     async def grow(self, size: int) -> float:
         """Return how long it took until `size` agents wait in all."""
@@ -62,9 +73,15 @@ class Fleet:
             register=Register(None, "benchmark"),
             while_online=lambda control: self._park(number, identity, params),
             on_message=_ignore,
-            emit=_ignore_event,
+            emit=self._note,
         )
         await presence.run()
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, RelayStateChanged) and event.state != "offline":
+            return
+        self.lost += isinstance(event, RelayStateChanged)
+        print(event, file=sys.stderr, flush=True)
 
     async def _park(self, number: int, identity: IdentityKey, params: Params) -> None:
         ready = await self._connect(identity, params)
@@ -91,9 +108,17 @@ async def _ignore(message: Message) -> None:
     """Nothing that a relay says to an agent of this program asks for an answer."""
 
 
-def _ignore_event(event: Event) -> None:
-    if not isinstance(event, RelayStateChanged) or event.state == "offline":
-        print(event, file=sys.stderr, flush=True)
+def leave_by(addresses: Sequence[str]) -> None:
+    """Have the sockets that this process connects leave by these addresses, in turns. tuunel itself leaves it to the kernel."""
+    turns = cycle(addresses)
+
+    class Bound(socket.socket):
+        def connect(self, address: Any, /) -> None:
+            self.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
+            self.bind((next(turns), 0))
+            super().connect(address)
+
+    socket.socket = Bound  # type: ignore[misc]
 
 
 async def main(link: str) -> None:
@@ -102,9 +127,15 @@ async def main(link: str) -> None:
     async with anyio.create_task_group() as tasks:
         fleet = Fleet(KnownRelay(parsed.pin, parsed.address, enrolled=False), tasks)
         while line := await to_thread.run_sync(sys.stdin.readline):
-            print(json.dumps({"seconds": await fleet.grow(json.loads(line)["count"])}), flush=True)
+            seconds = await fleet.grow(json.loads(line)["count"])
+            print(json.dumps({"seconds": seconds, "lost": fleet.lost}), flush=True)
         tasks.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
-    anyio.run(partial(main, *sys.argv[1:]))
+    raise_limit()
+    gc.set_threshold(GARBAGE, 5, 5)  # as a role does
+    networkwatch.LOOK = _NETWORK_LOOK  # type: ignore[misc]
+    if sys.argv[2:]:
+        leave_by(sys.argv[2:])
+    anyio.run(partial(main, sys.argv[1]))

@@ -1,5 +1,6 @@
 """A long-running command: the first signal ends it in order, a second one at once, and its errors arrive."""
 
+import gc
 import json
 import os
 import pty
@@ -14,7 +15,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tuunel.cli.running import SIGNALS, Audience, serve
+from tuunel.cli.running import GARBAGE, SIGNALS, Audience, run_role, serve
 from tuunel.cli.screen import Screen
 from tuunel.errors import Failure, Reason, UsageError
 from tuunel.events import Act, Emit, Event, Kill, Leave, Ready
@@ -218,3 +219,19 @@ def read_until(terminal: int, wanted: bytes) -> bytes:
         assert readable, seen
         seen += os.read(terminal, 65536)
     return seen
+
+
+def test_a_role_that_holds_thousands_of_connections_is_not_stopped_by_the_coming_and_going_of_timers() -> None:
+    kept, seen = gc.get_threshold(), []
+
+    class Counting(FakeRole):
+        async def run(self) -> None:
+            seen.append(gc.get_threshold()[0])
+            await super().run()
+
+    try:
+        run_role("proxy", Counting, as_json=True, drain=DEADLINE)
+    finally:
+        gc.set_threshold(*kept)
+    assert seen == [GARBAGE]
+    assert kept[0] < GARBAGE

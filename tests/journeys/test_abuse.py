@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from bench.process import Process, python
 from tests.journeys import doors
 from tests.journeys.figures import figure
 from tests.journeys.leaks import Held
-from tests.journeys.targets import echo, pour, read_exactly, serving
-from tests.journeys.world import Trio
+from tests.journeys.targets import echo, hold, pour, read_exactly, serving
+from tests.journeys.world import Trio, World, make_trio
 
 pytestmark = [pytest.mark.real, pytest.mark.soak, pytest.mark.timeout(900)]
 
 SECONDS = 10.0  #: of each measurement
 HALF_DONE = 5000
 SLOW = 200
+ADDRESSES = [f"127.0.1.{number}" for number in range(1, 17)]
+STILL = 1.0  #: seconds without a byte after which all that can be held on the way is held
 
 
 def latency(trio: Trio, port: int) -> str:
@@ -130,21 +133,74 @@ def test_a_well_behaved_pair_beside_abuse(own_trio: Trio) -> None:
             figure("beside garbage from four threads", latency(own_trio, target.port))
         with busy(open_in_a_loop, 8):
             figure("beside one device that opens tunnels in eight loops", latency(own_trio, target.port))
-        before = held(own_trio)
+        before = memory(own_trio)
         with contextlib.ExitStack() as stack:
             for _ in range(SLOW):
                 stack.enter_context(doors.socks5(guests.address, "home.tuunel", pouring.port))
             figure(f"beside {SLOW} clients that never read", latency(own_trio, target.port))
-            after = held(own_trio)
-        for role, (was, now) in {role: (before[role], after[role]) for role in before}.items():
-            per_tunnel = (now.memory - was.memory) / SLOW
-            figure(f"memory of the {role} for each tunnel whose client never reads", f"{per_tunnel:.0f} KiB")
-            assert per_tunnel < 600, role  # one record of 256 KiB each way, and what Python spends on a tunnel
+            assert_bounded("client", before, memory(own_trio))
         figure("afterwards", latency(own_trio, target.port))
 
 
-def held(trio: Trio) -> dict[str, Held]:
-    return {"relay": Held.by(trio.relay.process, trio.relay.machine), "agent": Held.by(trio.agent.process, trio.agent.machine)}
+@pytest.mark.parametrize(("kind", "what"), [("hello", "M1s that are right"), ("ready", "READY connections of one agent")])
+def test_a_well_behaved_pair_beside_a_flood(own_world: World, kind: str, what: str) -> None:
+    trio = make_trio(own_world, "--open-enrolment")
+    with serving(echo) as target:
+        figure("alone", latency(trio, target.port))
+        with Process(python("tests.journeys.floods", kind, trio.relay.new_link(), *ADDRESSES)) as flood:
+            time.sleep(SECONDS)  # what an address may do at once is used up
+            figure(f"beside a flood of {what}", latency(trio, target.port))
+            flood.end_of_orders()
+            counts = flood.answer()
+        figure(f"flood of {what}, in about {2 * SECONDS:.0f} s", f"{counts['served']} served, {counts['refused']} refused")
+        assert counts["served"] > 100
+        figure("afterwards", latency(trio, target.port))
+        assert "Traceback" not in trio.relay.process.errors()
+
+
+def test_memory_for_each_tunnel_whose_target_never_reads_is_bounded(own_trio: Trio) -> None:
+    guest = own_trio.world.laptop(own_trio.agent.new_invite("--name", "guest"))
+    guests = own_trio.world.proxy(guest)
+
+    def memory_of_all() -> dict[str, int]:
+        return {**memory(own_trio), "proxy": Held.by(guests.process, guest).memory}
+
+    with serving(echo) as target, serving(hold) as deaf, contextlib.ExitStack() as stack:
+        with doors.socks5(guests.address, "home.tuunel", target.port):  # what the first tunnel needs is not counted
+            before = memory_of_all()
+        opened = [stack.enter_context(doors.socks5(guests.address, "home.tuunel", deaf.port)) for _ in range(SLOW)]
+        sent = fill([each.sock for each in opened])
+        figure(f"taken on the way to {SLOW} targets that never read", f"{sent / SLOW / 1024:.0f} KiB each")
+        figure(f"beside {SLOW} targets that never read", latency(own_trio, target.port))
+        assert_bounded("target", before, memory_of_all())
+
+
+def fill(socks: list[socket.socket]) -> int:
+    """Send into each until nothing more is taken: how many bytes went in."""
+    block, sent = bytes(65536), 0
+    for sock in socks:
+        sock.setblocking(False)
+    moved = time.monotonic()
+    while time.monotonic() - moved < STILL:
+        for sock in socks:
+            with contextlib.suppress(BlockingIOError):
+                sent += sock.send(block)
+                moved = time.monotonic()
+        time.sleep(0.01)
+    return sent
+
+
+def memory(trio: Trio) -> dict[str, int]:
+    """KiB that the relay and the agent hold."""
+    roles = {"relay": (trio.relay.process, trio.relay.machine), "agent": (trio.agent.process, trio.agent.machine)}
+    return {role: Held.by(process, machine).memory for role, (process, machine) in roles.items()}
+
+
+def assert_bounded(who: str, before: dict[str, int], after: dict[str, int]) -> None:
+    for role, was in before.items():
+        per_tunnel = (after[role] - was) / SLOW
+        figure(f"memory of the {role} for each tunnel whose {who} never reads", f"{per_tunnel:.0f} KiB")
+        assert per_tunnel < 600, role  # one record of 256 KiB each way, and what Python spends on a tunnel
 
 
 @pytest.mark.timeout(1200)

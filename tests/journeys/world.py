@@ -180,9 +180,9 @@ class Trio:
         return self.world.laptop(self.agent.new_invite())
 
 
-def make_trio(in_world: World) -> Trio:
+def make_trio(in_world: World, *relay_options: str) -> Trio:
     """Start relay and agent, pair a laptop, start its proxy."""
-    relay = in_world.relay()
+    relay = in_world.relay(options=relay_options)
     assert relay.link
     agent = in_world.agent(relay.link)
     assert agent.invite

@@ -16,6 +16,7 @@ from tuunel.backoff import Backoff
 from tuunel.devices import KnownRelay
 from tuunel.errors import Failure, Reason
 from tuunel.events import Alarm, Event, Notice, RelayStateChanged
+from tuunel.relay import attendance
 from tuunel.relay import presence as module
 from tuunel.relay.client import HopConnection
 from tuunel.relay.presence import FINAL, FINAL_AT_FIRST, Presence
@@ -298,3 +299,10 @@ async def test_a_connection_that_does_not_answer_after_the_change_is_given_up_so
         await relay.next(Purpose.CONTROL, 2)
         assert module.SILENCE < PATIENCE < module.DEAD  # so it was the doubt that ended it
         assert watched.ended == 1
+
+
+async def test_a_device_pings_before_its_relay_would() -> None:
+    """One question is enough, and thousands that a busy relay has answered at one moment do not ask again at one moment."""
+    waits = [Presence._silence() for _ in range(1000)]
+    assert module.SILENCE / 2 < min(waits) < max(waits) <= module.SILENCE < attendance.SILENCE < attendance.DEAD
+    assert max(waits) - min(waits) > module.SILENCE / 10

@@ -15,7 +15,7 @@ from tuunel.relay.connection import LOST, ControlConnection
 from tuunel.relay.switchboard import Switchboard
 from tuunel.relay.wire import Admission, DropToken, Message, Mint, Minted, Notice, Role, Unenrol
 
-SILENCE: Final = 5.0  #: seconds without a message before a ping
+SILENCE: Final = 7.0  #: seconds without a message before a ping: a device that lives pings after five, and need not be asked
 DEAD: Final = 12.0  #: seconds without a message before the device counts as gone
 RIVAL_PATIENCE: Final = 5.0  #: seconds that an agent has to show that it lives, when another instance of it appears
 _DUPLICATE: Final = "another instance of this agent appeared"

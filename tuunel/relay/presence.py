@@ -25,7 +25,8 @@ from tuunel.relay.handshake import Register
 from tuunel.relay.wire import HopError, Message, Params, Ping, Pong, Purpose
 from tuunel.relay.wire import Notice as RelayNotice
 
-SILENCE: Final = 5.0  #: seconds without a message before a PING
+SILENCE: Final = 5.0  #: seconds without a message before a PING, at most
+SPREAD: Final = 0.2  #: the part of it that chance takes off: what has made thousands wait for a busy relay must not make them ping as one
 DEAD: Final = 12.0  #: seconds without a message before the connection counts as lost
 DOUBT: Final = 3.0  #: the same, from when there is reason to think that it is lost: a round trip on any usable link
 STEADY: Final = 10.0  #: seconds that a connection must last for the next to be made at once: a relay that ends each must wait, too
@@ -166,7 +167,7 @@ class Presence:
         heard, dead = time.monotonic(), DEAD
         pinged: tuple[bytes, float] | None = await self._ping(connection)
         while True:
-            message = await self._receive_until(connection, heard + (dead if pinged else SILENCE))
+            message = await self._receive_until(connection, heard + (dead if pinged else self._silence()))
             if message is None and pinged and not self._doubted:
                 raise Failure(Reason.RELAY_UNREACHABLE, detail=f"the relay was silent for {dead:.0f} s")
             if message is None:
@@ -191,6 +192,10 @@ class Presence:
                     self._note(message)
                 case _:
                     await self._on_message(message)
+
+    @staticmethod
+    def _silence() -> float:
+        return SILENCE * (1 - SPREAD * random.random())  # noqa: S311  no secret
 
     async def _receive_until(self, connection: HopConnection, deadline: float) -> Message | None:
         with anyio.move_on_after(max(deadline - time.monotonic(), 0)) as self._patience:
