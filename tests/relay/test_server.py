@@ -580,6 +580,22 @@ async def test_waiting_connections_are_pinged_and_kept_while_they_answer(relay: 
     await dial.receive(PairedForward)
 
 
+async def test_who_was_here_is_noted_for_all_at_once_and_when_the_relay_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction for each would keep thousands of logins waiting, and a relay that is to end."""
+    monkeypatch.setattr(attendance, "NOTE_INTERVAL", 3600.0)
+    said: list[str] = []
+    async with running(tmp_path) as relay:
+        devices = [relay.device(Role.FORWARD) for _ in range(3)]
+        controls = [await device.enrol(await relay.token()) for device in devices]
+        relay.server._switchboard.store._db.set_trace_callback(said.append)
+        for control in controls[:2]:
+            control.close()
+        for device in devices[:2]:
+            await relay.until(DeviceSeen, lambda event, device=device: (event.device, event.what) == (str(device.id), "offline"))
+        assert said == []
+    assert [statement.split()[0] for statement in said] == ["BEGIN", "UPDATE", "UPDATE", "UPDATE", "COMMIT"]
+
+
 # -- ban, un-enrolment, minting
 
 

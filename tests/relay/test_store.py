@@ -160,6 +160,15 @@ async def test_last_seen_is_written_at_most_once_a_minute(store: Store, clock: C
     assert await last_seen() == int(clock.now)
 
 
+async def test_many_are_seen_at_once(store: Store, clock: Clock) -> None:
+    await store.register(HOME.public_bytes, "", None, open_enrolment=True)
+    await store.register(LAPTOP.public_bytes, "", None, open_enrolment=True)
+    clock.now += SEEN_RESOLUTION
+    await store.seen(HOME.device_id, LAPTOP.device_id)
+    await store.seen()
+    assert {device.last_seen for device in await store.devices()} == {int(clock.now)}
+
+
 async def test_a_device_of_the_operator_may_mint_and_what_it_mints_cannot_mint_on(store: Store, clock: Clock) -> None:
     await enrol_with_operator_link(store, HOME)
     await store.mint(HOME.device_id, TOKEN, uses=1, expires=int(clock.now) + 900)

@@ -11,6 +11,7 @@ import anyio
 from tuunel.companions import companions
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, StateError
 from tuunel.events import Alarm, DeviceSeen
+from tuunel.identity import DeviceID
 from tuunel.relay.connection import LOST, ControlConnection
 from tuunel.relay.switchboard import Switchboard
 from tuunel.relay.wire import Admission, DropToken, Message, Mint, Minted, Notice, Role, Unenrol
@@ -18,6 +19,7 @@ from tuunel.relay.wire import Admission, DropToken, Message, Mint, Minted, Notic
 SILENCE: Final = 7.0  #: seconds without a message before a ping: a device that lives pings after five, and need not be asked
 DEAD: Final = 12.0  #: seconds without a message before the device counts as gone
 RIVAL_PATIENCE: Final = 5.0  #: seconds that an agent has to show that it lives, when another instance of it appears
+NOTE_INTERVAL: Final = 5.0  #: seconds between two notes of who was seen: one transaction, however many came or went meanwhile
 _DUPLICATE: Final = "another instance of this agent appeared"
 _EVICTED: Final = "another instance of this agent was here, and was put out because it was silent"
 
@@ -27,6 +29,21 @@ class Attendance:
 
     def __init__(self, switchboard: Switchboard) -> None:
         self._switchboard = switchboard
+        self._seen: set[DeviceID] = set()  # since the last note
+
+    async def keep_notes(self) -> None:
+        """Note every few seconds who was seen, until cancelled; what has come since then is left to `note_seen`."""
+        while True:
+            await anyio.sleep(NOTE_INTERVAL)
+            await self.note_seen()
+
+    async def note_seen(self) -> None:
+        """Note in the registry who was seen since the last time."""
+        seen, self._seen = self._seen, set()
+        try:
+            await self._switchboard.store.seen(*seen)
+        except StateError as error:  # a full disk costs the note, and nobody his connection
+            self._switchboard.emit(Alarm(f"{error}; {error.advice}"))
 
     async def make_room(self, newcomer: ControlConnection) -> None:
         """Decide whether a verified instance may take its place. Raises DUPLICATE_DEVICE while another instance of this agent lives.
@@ -55,20 +72,15 @@ class Attendance:
 
     async def serve(self, control: ControlConnection) -> None:
         """Converse until the device goes or is dismissed. The caller closes the stream."""
-        await self._note_seen(control)
-        async with companions() as beside:
-            with anyio.CancelScope() as conversation:
-                beside.start(_deliver, control, conversation)
-                if not await self._converse(control):
-                    beside.cancel()
-        with anyio.CancelScope(shield=True):
-            await self._note_seen(control)
-
-    async def _note_seen(self, control: ControlConnection) -> None:
+        self._seen.add(control.device)
         try:
-            await self._switchboard.store.seen(control.device)
-        except StateError as error:  # a full disk costs the note, and nobody his connection
-            self._switchboard.emit(Alarm(f"{error}; {error.advice}"))
+            async with companions() as beside:
+                with anyio.CancelScope() as conversation:
+                    beside.start(_deliver, control, conversation)
+                    if not await self._converse(control):
+                        beside.cancel()
+        finally:
+            self._seen.add(control.device)
 
     async def _converse(self, control: ControlConnection) -> bool:
         """Converse until the device goes, or a last word for it is posted, which is then to be delivered: True."""

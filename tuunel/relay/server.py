@@ -133,10 +133,15 @@ class RelayServer:
             make_room=self._attendance.make_room,
         )
         listeners = await open_listeners(self._listen)
-        async with anyio.create_task_group() as background:
-            background.start_soon(self._tunnels.watch)
-            await self._serve_connections(listeners, root)
-            background.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as background:
+                background.start_soon(self._tunnels.watch)
+                background.start_soon(self._attendance.keep_notes)
+                await self._serve_connections(listeners, root)
+                background.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._attendance.note_seen()
 
     async def _serve_connections(self, listeners: list[socket.socket], root: RelayRoot) -> None:
         switchboard = self._switchboard

@@ -4,7 +4,7 @@ Files, schema and rules: docs/spec/relay.md, "Device registry".
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,9 +126,10 @@ class Store:
         """
         return await self._run(lambda: self._register(public_key, label, token_hash, open_enrolment=open_enrolment))
 
-    async def seen(self, device: DeviceID) -> None:
-        """Note that the device proved itself now (to within a minute)."""
-        await self._run(lambda: self._seen(device))
+    async def seen(self, *devices: DeviceID) -> None:
+        """Note that these devices were here now (to within a minute)."""
+        if devices:
+            await self._run(lambda: self._seen(devices))
 
     async def add_operator_token(self, token_hash: bytes, *, uses: int, lifetime: int) -> None:
         """Add an enrolment token of the operator's own: devices that it enrols may mint. `lifetime` in seconds."""
@@ -241,9 +242,10 @@ class Store:
     def _sponsor(self, device: DeviceID, sponsor: bytes) -> None:
         self._db.execute("INSERT OR IGNORE INTO sponsor (device, sponsor) VALUES (?, ?)", (device.raw, sponsor))
 
-    def _seen(self, device: DeviceID) -> None:
+    def _seen(self, devices: Sequence[DeviceID]) -> None:
         now = self._now()
-        self._db.execute("UPDATE device SET last_seen = ? WHERE id = ? AND last_seen <= ?", (now, device.raw, now - SEEN_RESOLUTION))
+        rows = [(now, device.raw, now - SEEN_RESOLUTION) for device in devices]
+        self._db.executemany("UPDATE device SET last_seen = ? WHERE id = ? AND last_seen <= ?", rows)
 
     def _add_token(self, token_hash: bytes, uses: int, expires: int, sponsor: bytes, *, can_mint: bool) -> None:
         self._db.execute("DELETE FROM token WHERE expires <= ?", (self._now(),))
