@@ -148,7 +148,7 @@ def test_a_well_behaved_pair_beside_a_flood(own_world: World, kind: str, what: s
     with serving(echo) as target:
         figure("alone", latency(trio, target.port))
         with Process(python("tests.journeys.floods", kind, trio.relay.new_link(), *ADDRESSES)) as flood:
-            time.sleep(SECONDS)  # what an address may do at once is used up
+            time.sleep(SECONDS)  # it is under way
             figure(f"beside a flood of {what}", latency(trio, target.port))
             flood.end_of_orders()
             counts = flood.answer()
