@@ -41,6 +41,7 @@ ATTEMPTS: Final = 3  #: tunnels tried for one request, while nothing of the app 
 STANDBY: Final = 2  #: tunnels kept ready for a device in use
 LARGEST_STANDBY: Final = 64  #: a browser's burst; an agent allows many more
 STANDBY_LIFETIME: Final = 60.0  #: seconds after a device's last use until its standbys are dropped
+FRESH: Final = 3.0  #: seconds after a sign of life of a standby in which it is trusted with app bytes: they cannot be taken back
 LEAST_PATIENCE: Final = 3.0  #: seconds to wait for a tunnel's first sign of life, at least; four round trips where those are longer
 
 #: What another relay of the same device may do better.
@@ -139,23 +140,24 @@ class TunnelPool:
 
         With the command UDP no target is asked for yet: the tunnel carries flows, each with its own.
 
-        `early` are app bytes that may travel with the request; they have been handed over when this returns. An attempt that carried
-        them is not repeated. The caller owns the tunnel and closes it. Raises Failure.
+        `early` are app bytes that may travel with the request; they have been handed over when this returns. They do so on a new tunnel,
+        and on one whose agent was heard less than FRESH seconds ago. An attempt that carried them is not repeated. The caller owns the
+        tunnel and closes it. Raises Failure.
         """
         request = Target(command, target.host, target.port)
         request.encode()  # a host that no name can be costs no tunnel
         for attempt in range(1, ATTEMPTS + 1):
             standby = await self._take_standby(device.id)
+            carried = early if standby is None or time.monotonic() - standby.records.heard < FRESH else b""
             try:
-                tunnel, bound = await self._try(standby, device, request, early)
+                tunnel, bound = await self._try(standby, device, request, carried)
             except Failure as failure:
-                spent = early and standby is None
-                if failure.reason is not Reason.TUNNEL_LOST or spent or attempt == ATTEMPTS:
-                    raise
-                if standby is not None:
+                if standby is not None and failure.reason is Reason.TUNNEL_LOST:
                     self._standbys[device.id].waiting.clear()  # they share its fate, and its way to the agent
+                if failure.reason is not Reason.TUNNEL_LOST or carried or attempt == ATTEMPTS:
+                    raise
             else:
-                if standby is not None and early:
+                if not carried:
                     with _owned_until_it_fails(tunnel):
                         await send_bytes(tunnel, self._buffers, early)
                 self._note_use(device)
@@ -170,7 +172,14 @@ class TunnelPool:
         with _owned_until_it_fails(tunnel):
             if standby is not None:
                 await standby.request(request)
+                await self._send_behind(standby, early, self._patience(device.id))
             return tunnel, await tunnel.answer(self._patience(device.id))
+
+    async def _send_behind(self, standby: Tunnel, early: bytes, patience: float) -> None:
+        """Send `early` behind a request, before its answer: a tunnel that takes them no more must not be waited for."""
+        if early:
+            with anyio.fail_after(patience):
+                await send_bytes(standby, self._buffers, early)
 
     async def prove(self, device: Device, invite: Invite) -> str:
         """Use up `invite` at the agent: it grants this machine access. Returns what the agent's machine calls itself. Raises Failure."""

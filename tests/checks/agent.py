@@ -280,8 +280,8 @@ CHECKS = (
     Check(
         "an attempt with app bytes is not repeated",
         "pool.py",
-        "spent = early and standby is None",
-        "spent = False",
+        "is not Reason.TUNNEL_LOST or carried or attempt == ATTEMPTS:",
+        "is not Reason.TUNNEL_LOST or attempt == ATTEMPTS:",
         "The relay makes an order be placed twice.",
         ("tests/test_pool.py::test_an_attempt_that_carried_early_bytes_is_not_repeated[asyncio]",),
     ),
