@@ -193,38 +193,41 @@ async def test_a_stale_standby_costs_no_connection(monkeypatch: pytest.MonkeyPat
         assert heard == [early]
 
 
-async def test_early_bytes_travel_with_the_request_on_a_standby_that_was_just_heard_of() -> None:
+@pytest.mark.parametrize(("silent_for", "with_the_request"), [(0.0, True), (module.FRESH, False)])
+async def test_early_bytes_travel_with_the_request_on_a_standby_that_was_just_heard_of(
+    monkeypatch: pytest.MonkeyPatch, silent_for: float, with_the_request: bool
+) -> None:
     """One round trip to the first byte; and one that has been silent for longer is asked first whether it lives."""
+    early = bytes(5000)
+    sent = 0
+    sent_at_the_answer: list[int] = []
+    send_now, connected = RawStream.send_now, Tunnel._connected
     async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
         heard: list[bytes] = []
         port = await made.target(answer_after_end(b"answer", heard))
-        for silent_for, with_the_request in ((0, True), (module.FRESH, False)):
-            (await pool.connect(roles.device, HostPort("", port)))[0].reset()
-            await until(lambda: standbys(pool, roles.device) >= STANDBY)
-            waiting = [place.item for place in pool._standbys[roles.device.id].waiting._places]
-            for each in waiting:
-                each.records.heard -= silent_for
-            answered: list[bool] = []
-            send_now, connected = RawStream.send_now, Tunnel._connected
-            with pytest.MonkeyPatch.context() as patch:
-                sent: list[int] = []
+        (await pool.connect(roles.device, HostPort("", port)))[0].reset()
+        await until(lambda: standbys(pool, roles.device) >= STANDBY)
+        waiting = [place.item for place in pool._standbys[roles.device.id].waiting._places]
+        for each in waiting:
+            each.records.heard -= silent_for
+        heard.clear()
 
-                def note(self: RawStream, data: bytes, sent: list[int] = sent, waiting: list[Tunnel] = waiting) -> int:
-                    sent += [len(data)] if self in [tunnel.stream for tunnel in waiting] else []
-                    return send_now(self, data)
+        def note(self: RawStream, data: bytes) -> int:
+            nonlocal sent
+            sent += len(data) if self in [tunnel.stream for tunnel in waiting] else 0
+            return send_now(self, data)
 
-                async def answer(self: Tunnel, sent: list[int] = sent, answered: list[bool] = answered) -> HostPort:
-                    answered.append(max(sent) > 5000)
-                    return await connected(self)
+        async def answer(self: Tunnel) -> HostPort:
+            sent_at_the_answer.append(sent)
+            return await connected(self)
 
-                patch.setattr(RawStream, "send_now", note)
-                patch.setattr(Tunnel, "_connected", answer)
-                tunnel, _ = await pool.connect(roles.device, HostPort("", port), b"early" * 1000)
-            assert answered == [with_the_request]
-            heard.clear()
-            await tunnel.write_eof()
-            assert await receive_chunk(tunnel, pool._buffers) == b"answer"
-            assert heard == [b"early" * 1000]
+        monkeypatch.setattr(RawStream, "send_now", note)
+        monkeypatch.setattr(Tunnel, "_connected", answer)
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port), early)
+        assert (sent_at_the_answer[0] > len(early)) == with_the_request
+        await tunnel.write_eof()
+        assert await receive_chunk(tunnel, pool._buffers) == b"answer"
+        assert heard == [early]
 
 
 async def test_what_was_sent_with_a_request_that_nobody_answered_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
