@@ -18,12 +18,13 @@ from anyio.abc import TaskGroup
 
 from tuunel.address import HostPort
 from tuunel.errors import ListenError, TuunelError
-from tuunel.rawsocket import host_port_of
+from tuunel.rawsocket import RawSocket, host_port_of
 from tuunel.rawstream import RESET_ON_CLOSE, RawStream
 from tuunel.statefile import locked
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")
 BACKLOG: Final = 1024  # a browser or a fleet may come at once; the kernel has its own lower limit
+ACCEPT_BURST: Final = 64  #: connections accepted in one go, before others have their turn
 PORT_ATTEMPTS: Final = 20  # to find a free port that is free on every address
 #: What says that this machine has no IPv6, when ::1 is listened on.
 NO_SUCH_FAMILY: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
@@ -123,17 +124,25 @@ def close_listener(listener: socket.socket) -> None:
 
 
 async def _accept(listener: socket.socket, handler: Handler, task_group: TaskGroup) -> None:
+    def accept_waiting() -> bool | None:
+        """Accept what waits, a burst at most. True when there are no descriptors for more."""
+        for _ in range(ACCEPT_BURST):
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in _STOPPED:
+                    raise
+                if error.errno in _EXHAUSTED:
+                    return True
+                continue  # that one connection failed before it was accepted: accept(2) gives its error
+            task_group.start_soon(_handle, handler, sock)
+        return None
+
     while True:
-        await anyio.wait_readable(listener)
-        try:
-            sock, _ = listener.accept()
-        except OSError as error:
-            if error.errno in _STOPPED:
-                raise
-            if error.errno in _EXHAUSTED:
-                await anyio.sleep(EXHAUSTED_PAUSE)
-            continue  # that one connection failed before it was accepted (accept(2) gives its error), or another loop took it
-        task_group.start_soon(_handle, handler, sock)
+        await RawSocket(listener).on_readable(accept_waiting)
+        await anyio.sleep(EXHAUSTED_PAUSE)
 
 
 async def _handle(handler: Handler, sock: socket.socket) -> None:
