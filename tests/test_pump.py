@@ -8,6 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from tests.relay.clocks import Clock
 from tests.streams import Ends, Pair, assert_reset, fill, receive_all, receive_in_pieces, send_in_pieces, tcp_pair, unix_pair
 from tuunel.buffers import BufferPool
 from tuunel.errors import LocalProtocolError, RemoteProtocolError
@@ -15,6 +16,8 @@ from tuunel.events import Traffic
 from tuunel.pump import PumpEnd, copy_both_ways
 from tuunel.rawsocket import Result
 from tuunel.rawstream import RawStream, Rest
+from tuunel.relay.bucket import Bucket
+from tuunel.relay.pace import FREE, Pace
 from tuunel.relay.splice import PipePool, splice_both_ways
 
 pytestmark = pytest.mark.anyio
@@ -29,17 +32,25 @@ class Rig:
     def __init__(self, kind: str) -> None:
         self.traffic = Traffic()
         self.buffers = BufferPool()
-        self.pipes = PipePool(splice=kind == "splice")
+        self.pipes = PipePool(splice="without splice" not in kind)
         self.pump: Pump = partial(copy_both_ways, traffic=self.traffic, buffers=self.buffers)
         if kind != "copy":
-            self.pump = partial(splice_both_ways, traffic=self.traffic, pipes=self.pipes)
+            pace = slow(Clock()) if "at a pace" in kind else FREE
+            self.pump = partial(splice_both_ways, traffic=self.traffic, pipes=self.pipes, pace=pace)
 
     @property
     def lent(self) -> int:
         return self.buffers.lent + self.pipes.lent + self.pipes.buffers.lent
 
 
-@pytest.fixture(params=["copy", "splice", "relay without splice"])
+def slow(clock: Clock) -> Pace:
+    """A megabyte a second, by a clock that is moved by those who wait: the tests take no longer."""
+    bucket = Bucket(clock)
+    bucket.allow(1_000_000, 100_000)
+    return Pace(bucket, sleep=clock.sleep)
+
+
+@pytest.fixture(params=["copy", "splice", "relay without splice", "splice at a pace", "relay without splice at a pace"])
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     rig = Rig(request.param)
     yield rig

@@ -18,6 +18,7 @@ from tuunel.forwarding import Forwarding
 from tuunel.hostguard import parse_hosts
 from tuunel.identity import DeviceID
 from tuunel.journal import Level
+from tuunel.relay.limits import BOUNDS, parse_limit
 from tuunel.routing import Route, parse_other
 from tuunel.settings import VARIABLE, Home
 
@@ -139,6 +140,7 @@ SETTINGS: Final = (
     Setting("relay", "listen", Kind.TEXT, "[::]:7443", "HOST:PORT", _listen_address(7443)),
     Setting("relay", "advertise", Kind.TEXT, None, "HOST[:PORT]", _listen_address(0), live=True),
     Setting("relay", "open-enrolment", Kind.SWITCH, OFF, "true or false", live=True),
+    Setting("relay", "limit", Kind.LIST, [], "WHAT=VALUE, where WHAT is one of " + ", ".join(BOUNDS), parse_limit, live=True),
     _metrics("relay"),
     _drain("relay"),
     Setting("agent", "allow", Kind.LIST, [], "device IDs, or 'enrolled'", _client, live=True),

@@ -30,17 +30,20 @@ from tuunel.events import (
     Ready,
     RelayStateChanged,
     Totals,
+    Usage,
+    Use,
     printable,
 )
 from tuunel.journal import sentence
 from tuunel.painter import Painted, Painter
-from tuunel.rows import BAD, FIGURES, GOOD, LIVE, Column, Row, amount, described, ending, names_of, round_trip
+from tuunel.rows import BAD, FIGURES, GOOD, LIVE, RATE_WINDOW, Column, Row, amount, described, ending, names_of, round_trip, used
 from tuunel.view import View
 
 KEEP_ENDED = 5.0  # seconds that an ended row stays by itself: long enough to see that it has ended
 MAX_ENDED = 100  # ended rows that can be looked at afterwards
 MAX_ALARMS_SHOWN = 3  # the newest stand in the header; every one has been printed above the table
 MAX_RELAYS_SHOWN = 3
+MAX_USES_SHOWN = 3  # devices and prefixes of a relay, those that are nearest to their limits
 MAX_DESCRIBED = 4  # lines of the selected row in full: what is known of it, and a reason with its detail
 ELLIPSIS: Final = "\u2026"
 RELAY_STYLES: Final = {"online": "green", "connecting": "yellow", "offline": "bold red"}
@@ -74,6 +77,9 @@ class LiveTable:
     _alarms: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_ALARMS_SHOWN))
     _alarm_count: int = 0
     _ready: Ready | None = None
+    _usage: Usage | None = None
+    _uses: Sequence[Use] = ()
+    _uses_at: float = -RATE_WINDOW
     _said: list[Text] = field(default_factory=list)  # what is to be printed above the table
     _painter: Painter | None = None
     _drawn: list[tuple[Text, Painted]] = field(default_factory=list)
@@ -111,6 +117,8 @@ class LiveTable:
                 self._end(event)
             case RelayStateChanged():
                 self._relays[event.relay] = event
+            case Usage():
+                self._usage = event
             case Ready():
                 self._ready = event
                 if not self.whole:  # else whoever started the role was told
@@ -142,6 +150,8 @@ class LiveTable:
         """Bring the screen up to date, if anything to be seen has changed."""
         now = self.clock()
         self._forget_ended(now)
+        if self._usage is not None and now - self._uses_at >= RATE_WINDOW:
+            self._uses, self._uses_at = self._usage.fullest(MAX_USES_SHOWN), now
         for row in self._rows.values():
             if row.ended is None:
                 row.sample(now)
@@ -259,6 +269,8 @@ class LiveTable:
             line = Text(f"relay {printable(relay.relay)}  ")
             yield line.append(relay.state, style=RELAY_STYLES[relay.state]).append(trip + detail)
         yield self._totals_line()
+        for use in self._uses:
+            yield Text(used(use), style="bold yellow" if use.at_limit else "dim")
 
     def _totals_line(self) -> Text:
         live = [row for row in self._rows.values() if row.ended is None]

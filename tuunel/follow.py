@@ -16,9 +16,12 @@ from tuunel.events import (
     RelayStateChanged,
     Totals,
     Traffic,
+    Usage,
+    Use,
 )
 
 COUNTERS: Final = ("up", "down", "lost", "rtt")
+USED: Final = ("tunnels", "opens_per_second", "bytes_per_second")
 GONE: Final = "ended"  #: the reason of an end that nobody has seen: a hundred others have ended since, or the list is full
 
 
@@ -36,6 +39,7 @@ class Follower:
         self._seen: dict[int, _Seen] = {}
         self._over: set[int] = set()
         self._relays: dict[str, RelayStateChanged] = {}
+        self._uses: list[Use] = []
         self._ready = False
 
     def take(self, document: Mapping[str, Any]) -> None:
@@ -44,6 +48,9 @@ class Follower:
         if not self._ready:
             self._ready = True
             self._emit(ready(document))
+            if "uses" in status:
+                self._emit(Usage(lambda number: self._uses[:number]))
+        self._uses = [_use(shown, status["limits"]) for shown in status.get("uses", ())]
         for relay in status["relays"]:
             self._tell_relay(RelayStateChanged(relay["relay"], relay["state"], relay["detail"], relay["rtt"]))
         told = {shown["id"] for shown in document["connections"]}
@@ -95,6 +102,13 @@ def unseen(document: Mapping[str, Any]) -> int:
     """How many open connections an answer to `connections` leaves out."""
     listed = len([shown for shown in document["connections"] if shown["state"] != "ended"])
     return int(document["status"]["connections"]["open"]) - listed
+
+
+def _use(shown: Mapping[str, Any], limits: Mapping[str, Mapping[str, Any]]) -> Use:
+    kind, use = shown["kind"], shown["use"]
+    tunnels, opens, rate = (use[name] for name in USED)
+    most = [limits[kind][name] for name in USED]
+    return Use(kind, shown["holder"], tunnels, opens, rate, use["refused"], most[0], most[1], most[2], tuple(use["at_limit"]))
 
 
 def _count(traffic: Traffic, shown: Mapping[str, Any]) -> None:

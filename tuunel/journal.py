@@ -24,6 +24,7 @@ from tuunel.events import (
     Ready,
     RelayStateChanged,
     Traffic,
+    Usage,
     printable,
 )
 
@@ -86,7 +87,7 @@ def level_of(event: Event) -> Level:
             return Level.WARNING
         case Ready() | RelayStateChanged() | DeviceSeen():
             return Level.NOTICE
-        case ConnectionOpened() | ConnectionChanged() | ConnectionClosed():
+        case ConnectionOpened() | ConnectionChanged() | ConnectionClosed() | Usage():
             return Level.INFO
 
 
@@ -115,6 +116,8 @@ class JsonJournal:
 
     def __call__(self, event: Event) -> None:
         """Write `event`, or hold it back while the role is not ready."""
+        if isinstance(event, Usage):
+            return
         line = json.dumps({"event": EVENT_NAMES[type(event)], "time": self._time(), **self._facts(event)})
         if self._held is None:
             self._lines.write(line)
@@ -185,6 +188,8 @@ class LogJournal:
             case RelayStateChanged():
                 self._relays[event.relay] = (event.state, event.detail)
                 yield sentence(event)
+            case Usage():
+                return
             case _:
                 yield sentence(event)
 

@@ -60,6 +60,7 @@ KINDS: Final = (
     Kind("relay_ready_parked", "gauge", "Connections of agents that wait here for an open.", (), RELAY),
     Kind("relay_opens_waiting", "gauge", "Opens that wait for an agent's connection.", (), RELAY),
     Kind("relay_opens_refused_total", "counter", "Opens that ended in an error, by reason.", ("reason",), RELAY),
+    Kind("relay_at_limit", "gauge", "Devices and address prefixes that are at a limit now, by limit.", ("limit",), RELAY),
     Kind("relay_unproven_connections", "gauge", "Connections that have not proved who they are yet.", (), RELAY),
     Kind("relay_handshakes_welcomed_total", "counter", "Handshakes that let a device's connection in.", (), RELAY),
     Kind(

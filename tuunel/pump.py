@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 import anyio
 import anyio.lowlevel
 
-from tuunel.buffers import BufferPool
+from tuunel.buffers import MAX_BODY, BufferPool
 from tuunel.companions import Companion, companions
 from tuunel.errors import RemoteProtocolError
 from tuunel.events import Traffic
@@ -37,9 +37,10 @@ class PumpEnd(StrEnum):
 
 
 class Step(Enum):
-    """Why a direction's steps have paused: a write waits for the sink, or the source has come to its clean end."""
+    """Why a direction's steps have paused: a write waits for the sink, it may not go on yet, or the source has come to its clean end."""
 
     BLOCKED = "blocked"
+    WAITING = "waiting"
     ENDED = "ended"
 
 
@@ -171,24 +172,24 @@ class _Pump(Generic[End]):
 class Copying:
     """What one direction of a pump copies, a buffer at a time. `step` is for `on_readable`; `finish` waits for what it could not write."""
 
-    __slots__ = ("_buffer", "_buffers", "_direction", "_n", "_rest")
+    __slots__ = ("_buffer", "_buffers", "_direction", "_rest", "taken")
 
     def __init__(self, direction: Direction[End], buffers: BufferPool) -> None:
+        self.taken = 0  #: bytes that the last step has read
         self._direction = direction
         self._buffers = buffers
         self._buffer: memoryview | None = None
-        self._n = 0
         self._rest: Rest | None = None
 
-    def step(self) -> Step | None:
-        """Copy what can be read and written now. None: all that was read is written."""
+    def step(self, most: int = MAX_BODY) -> Step | None:
+        """Copy what can be read and written now; of a raw stream at most `most` bytes. None: all that was read is written."""
         direction = self._direction
         buffer = self._buffer = self._buffers.borrow()
-        n = direction.source.read_into(buffer, direction.sink.chunk_limit)
+        n = direction.source.read_into(buffer, min(most, direction.sink.chunk_limit))
+        self.taken = n or 0
         if n:
             self._rest = direction.sink.write_now(buffer, n)
             if self._rest is not None:
-                self._n = n
                 return Step.BLOCKED
             direction.count(n)
         self.close()
@@ -199,7 +200,7 @@ class Copying:
         assert self._rest is not None
         self._direction.begin_write()
         await self._rest()
-        self._direction.end_write(self._n)
+        self._direction.end_write(self.taken)
         self.close()
 
     def close(self) -> None:

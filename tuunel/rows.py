@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from tuunel.events import GOOD_ENDS, ConnectionClosed, ConnectionOpened, Traffic, printable
+from tuunel.events import GOOD_ENDS, ConnectionClosed, ConnectionOpened, Traffic, Use, printable
 
 RATE_WINDOW = 1.0  # seconds over which a rate is taken
 LIVE: Final = "live"
@@ -130,6 +130,19 @@ def described(row: Row, now: float) -> str:
         f"{traffic.up} up {traffic.down} down" if row.ended is None else "",
     ]
     return "  ".join(printable(part) for part in parts if part)
+
+
+def used(use: Use) -> str:
+    """What a device or prefix uses of what it may, on one line; what has no limit stands alone."""
+    figures = (
+        (use.tunnels, use.max_tunnels, "tunnels"),
+        (use.opens, use.max_opens, "opens/s"),
+        (use.rate, use.max_rate, "bytes/s"),
+    )
+    parts = [f"{amount(now)}{'' if most is None else f' of {amount(most)}'} {what}" for now, most, what in figures]
+    parts += [f"{use.refused} refused"] if use.refused else []
+    limits = f"  AT ITS LIMIT: {', '.join(use.at_limit)}" if use.at_limit else ""
+    return f"{use.kind} {printable(use.holder)}  {', '.join(parts)}{limits}"
 
 
 def amount(count: float) -> str:

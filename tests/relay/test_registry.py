@@ -332,15 +332,14 @@ def test_connections_controls_pool_and_queue_of_one_device_are_bounded(registry:
 def test_a_device_that_asks_too_often_is_told_to_slow_down(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REQUEST_BURST", 3)
     registry: Registry[str] = Registry(clock)
-    bring_agent(registry)
-    registry.join("o", LAPTOP)
-    for _ in range(2):
-        registry.admit(LAPTOP, HOME, None)
-    failure = refusal(registry.admit, LAPTOP, HOME, None)
+    for name in "abc":
+        registry.join(name, LAPTOP)
+    failure = refusal(registry.join, "d", LAPTOP)
     assert failure.reason is Reason.RATE_LIMITED
     assert failure.retry_after > 0
+    assert len(registry) == 3
     clock.now += 1
-    registry.admit(LAPTOP, HOME, None)
+    registry.join("d", LAPTOP)
 
 
 def test_leaving_twice_or_unknown_is_nothing(registry: Registry[str]) -> None:

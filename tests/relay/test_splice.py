@@ -12,11 +12,14 @@ from random import Random
 import anyio
 import pytest
 
-from tests.streams import Ends, fill, receive_all, send_in_pieces, tcp_pair
+from tests.relay.clocks import StandingClock
+from tests.streams import Ends, assert_reset, fill, receive_all, send_in_pieces, tcp_pair
 from tuunel.events import Traffic
 from tuunel.pump import PumpEnd
 from tuunel.rawstream import RawStream
 from tuunel.relay import splice
+from tuunel.relay.bucket import Bucket
+from tuunel.relay.pace import Pace
 from tuunel.relay.splice import Pipe, PipePool, splice_both_ways
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(not hasattr(os, "splice"), reason="splice is Linux")]
@@ -148,6 +151,132 @@ class TestFallback:
             ends.app.reset()
         assert ends.ended == PumpEnd.RESET
         pipes.give_back(borrowed(pipes))
+
+
+class Paced:
+    """A pump at 100 kB a second, of which 25 kB may pass at once, by a clock that stands still, and the ends that it runs between."""
+
+    RATE, BURST = 100_000, 25_000
+
+    def __init__(self, pipes: PipePool) -> None:
+        self.clock = StandingClock()
+        self.bucket = Bucket(self.clock)
+        self.bucket.allow(self.RATE, self.BURST)
+        self.traffic = Traffic()
+        self.ends = Ends(self._pump)
+        self._pipes = pipes
+
+    async def _pump(self, a: RawStream, b: RawStream) -> PumpEnd:
+        pace = Pace(self.bucket, sleep=self.clock.sleep)
+        return await splice_both_ways(a, b, traffic=self.traffic, pipes=self._pipes, pace=pace)
+
+    @property
+    def moved(self) -> int:
+        return self.traffic.up + self.traffic.down
+
+    async def stands(self, sleeping: int = 1) -> None:
+        """Return when so many directions wait for their turn, and none of them has anything else to do."""
+        with anyio.fail_after(10):
+            await anyio.wait_all_tasks_blocked()  # those whose turn has come take it
+            while self.clock.sleeping != sleeping:
+                await anyio.sleep(0.001)
+
+
+@pytest.fixture(params=["splice", "copy"])
+def either(request: pytest.FixtureRequest) -> Iterator[PipePool]:
+    pool = PipePool(splice=request.param == "splice")
+    yield pool
+    pool.close()
+
+
+class TestPace:
+    async def test_no_more_is_read_than_the_bucket_holds_and_gains(self, either: PipePool) -> None:
+        paced = Paced(either)
+        data = Random(1).randbytes(60_000)
+        async with paced.ends as ends:
+            await ends.app.send_all(data)
+            await ends.app.write_eof()
+            await paced.stands()
+            assert paced.moved == Paced.BURST
+            assert either.lent == either.buffers.lent == 0  # who waits holds nothing
+            start = paced.clock.now
+            while paced.moved < len(data):
+                paced.clock.go_on(0.01)
+                await anyio.wait_all_tasks_blocked()
+                assert paced.moved <= Paced.BURST + Paced.RATE * (paced.clock.now - start)
+            paced.clock.go_on(1)
+            assert await receive_all(ends.target) == data
+            await ends.target.write_eof()
+        assert ends.ended == PumpEnd.DONE
+
+    async def test_both_directions_share_one_pace(self, either: PipePool) -> None:
+        paced = Paced(either)
+        async with paced.ends as ends:
+            await ends.app.send_all(bytes(100_000))
+            await ends.target.send_all(bytes(100_000))
+            await paced.stands(2)
+            assert paced.moved == Paced.BURST
+            paced.clock.go_on(0.5)
+            await paced.stands(2)
+            assert paced.moved <= Paced.BURST + Paced.RATE * 0.5
+            assert min(paced.traffic.up, paced.traffic.down) > 0
+            ends.app.reset()
+
+    async def test_what_waits_for_its_turn_is_watched(self, either: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tuunel.pump.WATCH_INTERVAL", 0.001)
+        paced = Paced(either)
+        with anyio.fail_after(10):
+            async with paced.ends as ends:
+                await ends.app.send_all(bytes(60_000))
+                await paced.stands()
+                ends.app.reset()
+                await assert_reset(ends.target)
+        assert ends.ended == PumpEnd.RESET
+        assert paced.bucket.level == 0  # the turn that was not taken is somebody else's
+
+    async def test_an_end_waits_its_turn_and_is_still_an_end(self, either: PipePool) -> None:
+        paced = Paced(either)
+        async with paced.ends as ends:
+            await ends.app.send_all(bytes(Paced.BURST))
+            assert len(await ends.target.receive_exactly(Paced.BURST)) == Paced.BURST
+            await ends.app.write_eof()
+            await paced.stands()
+            paced.clock.go_on(1)
+            assert await ends.target.receive() == b""
+            await ends.target.send_all(b"answer")
+            await ends.target.write_eof()
+            assert await receive_all(ends.app) == b"answer"
+        assert ends.ended == PumpEnd.DONE
+
+    async def test_a_limit_that_comes_later_counts_and_one_that_goes_does_not(self, either: PipePool) -> None:
+        paced = Paced(either)
+        paced.bucket.allow(None, 0)
+        async with paced.ends as ends:
+            await ends.app.send_all(bytes(200_000))
+            assert len(await ends.target.receive_exactly(200_000)) == 200_000
+            paced.bucket.allow(Paced.RATE, Paced.BURST)
+            await ends.app.send_all(bytes(60_000))
+            await paced.stands()
+            paced.bucket.allow(None, 0)
+            paced.clock.go_on(1)  # a turn that was waited for is waited for
+            assert len(await ends.target.receive_exactly(60_000)) == 60_000
+            ends.app.reset()
+
+    async def test_what_came_before_the_pipe_is_paid_for_too(self, either: PipePool) -> None:
+        clock = StandingClock()
+        bucket = Bucket(clock)
+        bucket.allow(Paced.RATE, Paced.BURST)
+
+        async def pump(a: RawStream, b: RawStream) -> PumpEnd:
+            pace = Pace(bucket, sleep=clock.sleep)
+            return await splice_both_ways(a, b, first_to_b=bytes(30_000), traffic=Traffic(), pipes=either, pace=pace)
+
+        async with Ends(pump) as ends:
+            await anyio.wait_all_tasks_blocked()
+            assert clock.sleeping == 1
+            clock.go_on(0.05)
+            assert len(await ends.target.receive_exactly(30_000)) == 30_000
+            ends.app.reset()
 
 
 async def _passes_a_mebibyte(pipes: PipePool) -> None:

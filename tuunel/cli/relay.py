@@ -2,7 +2,8 @@
 # ruff: noqa: PLC0415 - a command imports what it uses when it runs: start-up time is what people feel
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,10 +16,13 @@ from tuunel.cli.report import Document, answer, ask_role, put, say
 
 if TYPE_CHECKING:
     from tuunel.configfile import RunningSettings
+    from tuunel.events import Emit
 
 app = typer.Typer(help="The relay: run it on a machine that both sides can reach.", no_args_is_help=True, rich_markup_mode=None)
 
 DEFAULT_PORT = 7443
+USED: Final = {"tunnels": "tunnels", "opens_per_second": "opens", "bytes_per_second": "rate"}  #: a figure, and its limit's name
+USE_TITLES: Final = ("TUNNELS", "OPENS/S", "BYTES/S", "REFUSED")
 
 
 @app.command(cls=configured("relay"))
@@ -28,6 +32,10 @@ def serve(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = f"[::]:{DEFAULT_PORT}",
     advertise: Annotated[str | None, typer.Option(metavar="HOST[:PORT]", help="The public name that links carry.")] = None,
     open_enrolment: Annotated[bool, typer.Option("--open-enrolment", help="Enrol every device that asks, without a link.")] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHAT=VALUE", help="Limit each device, or address prefix: device-opens=50/s, prefix-rate=20MB/s. Repeatable."),
+    ] = None,
     qr: AsQr = False,
     metrics: Metrics = None,
     as_json: AsJsonLines = False,
@@ -37,21 +45,33 @@ def serve(
     """Run the relay. It joins tunnels and cannot read them."""
     from tuunel.address import HostPort
     from tuunel.cli.running import run_role
+    from tuunel.relay.limits import Allowances
     from tuunel.relay.server import RelayServer
     from tuunel.settings import Home
 
     require_eyes(qr=qr, as_json=as_json)
     settings: RunningSettings = context.obj
-    home, address = Home.find(), HostPort.parse(listen, DEFAULT_PORT)
+    home, address, allowances = Home.find(), HostPort.parse(listen, DEFAULT_PORT), Allowances.parse(limit or ())
+
+    def build(emit: Emit) -> RelayServer:
+        return RelayServer(home, listen=address, advertise=advertise, open_enrolment=open_enrolment, allowances=allowances, emit=emit)
+
+    async def reload(role: RelayServer) -> None:
+        await role.reload(
+            advertise=settings.value("relay.advertise"),
+            open_enrolment=settings.value("relay.open-enrolment"),
+            allowances=Allowances.parse(settings.value("relay.limit")),
+        )
+
     run_role(
         "relay",
-        lambda emit: RelayServer(home, listen=address, advertise=advertise, open_enrolment=open_enrolment, emit=emit),
+        build,
         as_json=as_json,
         log_level=log_level,
         drain=drain,
         metrics=metrics,
         settings=settings,
-        reload=lambda role: role.reload(advertise=settings.value("relay.advertise"), open_enrolment=settings.value("relay.open-enrolment")),
+        reload=reload,
         next_steps=next_steps(qr=qr),
     )
 
@@ -85,8 +105,25 @@ def _show_devices(document: Document) -> None:
     if not document["devices"]:
         say("no device is enrolled yet", "next:   tuunel relay link")
         return
-    rows = [(each["device_id"], _state(each), when(each["last_seen"]), each["label"]) for each in document["devices"]]
-    put(*table(("DEVICE", "STATE", "LAST SEEN", "LABEL"), rows))
+    limits, prefixes = document.get("limits"), document.get("prefixes")  # a relay that was started before an update has none
+    titles = USE_TITLES if limits else ()
+    rows = [
+        (each["device_id"], _state(each), when(each["last_seen"]), *(_used(each["use"], limits["device"]) if limits else ()), each["label"])
+        for each in document["devices"]
+    ]
+    put(*table(("DEVICE", "STATE", "LAST SEEN", *titles, "LABEL"), rows))
+    if limits and prefixes:
+        put("", *table(("PREFIX", *titles), [(each["prefix"], *_used(each["use"], limits["prefix"])) for each in prefixes]))
+
+
+def _used(use: Document, limits: Document) -> Iterator[str]:
+    """A device's or prefix's figures beside their limits; what is at its limit has an exclamation mark."""
+    from tuunel.rows import amount
+
+    for name, limit in USED.items():
+        most = "" if limits[name] is None else f"/{amount(limits[name])}"
+        yield f"{amount(use[name])}{most}{'!' if limit in use['at_limit'] else ''}"
+    yield str(use["refused"])
 
 
 def _state(device: Document) -> str:

@@ -123,6 +123,9 @@ def _said_of(role: dict[str, Any]) -> Iterator[str]:
     failed = f" ({carried['failed']} failed)" if carried["failed"] else ""
     moved = f", after {amount(carried['up'])} up and {amount(carried['down'])} down" if carried["ended"] else ""
     yield f"{carried['open']} open{f' ({paths})' if paths else ''}, {carried['ended']} ended{failed}{moved}"
+    for shown in role.get("uses", ()):
+        if shown["use"]["at_limit"]:
+            yield f"{shown['kind']} {shown['holder']} is at its limit: {', '.join(shown['use']['at_limit'])}"
     for device in role["devices"]:
         agent = " (agent)" if device.get("agent") else ""
         yield f"{device['name'] or device['device_id']}{agent} online, {count(device['tunnels'], 'tunnel')}"

@@ -8,7 +8,7 @@ from typing import Any, Final
 from tuunel.address import HostPort
 from tuunel.control import Handler
 from tuunel.errors import Reason, UsageError
-from tuunel.events import DeviceSeen
+from tuunel.events import DeviceSeen, Use
 from tuunel.identity import DeviceID
 from tuunel.links import SECRET_LENGTH, RelayLink
 from tuunel.oversight import Oversight
@@ -18,6 +18,7 @@ from tuunel.relay.wire import token_hash
 
 LINK_LIFETIME: Final = 24 * 3600  #: seconds, unless asked otherwise
 MAX_USES: Final = 65535
+MAX_FULLEST: Final = 20  #: devices and prefixes in `status`, those that are nearest to their limits: `relay devices` has all
 MAX_LIFETIME: Final = 10 * 365 * 86400
 
 Request = Mapping[str, Any]
@@ -51,7 +52,12 @@ class Admin:
         return {"link": str(await self.make_link(uses, lifetime))}
 
     async def _devices(self, _: Request) -> Document:
-        return {"devices": [self._describe(device) for device in await self._switchboard.store.devices()]}
+        limiter = self._switchboard.limiter
+        return {
+            "devices": [self._describe(device) for device in await self._switchboard.store.devices()],
+            "prefixes": [{"prefix": use.holder, "use": _used(use)} for use in limiter.prefixes.uses()],
+            "limits": self._limits(),
+        }
 
     def _describe(self, device: StoredDevice) -> Document:
         registry = self._switchboard.registry
@@ -64,6 +70,14 @@ class Admin:
             "agent": registry.agent_online(device.id),
             "banned": device.banned,
             "sponsor": ", ".join("operator" if sponsor is None else str(sponsor) for sponsor in device.sponsors),
+            "use": _used(self._switchboard.limiter.devices.use(str(device.id))),
+        }
+
+    def _limits(self) -> Document:
+        allowances = self._switchboard.limiter.allowances
+        return {
+            holder: {"tunnels": most.tunnels, "opens_per_second": most.opens, "bytes_per_second": most.rate}
+            for holder, most in (("device", allowances.device), ("prefix", allowances.prefix))
         }
 
     async def _revoke(self, request: Request) -> Document:
@@ -84,6 +98,8 @@ class Admin:
                 for device, tunnels in self._tunnels_of_devices().items()
             ],
             "hops": len(registry),
+            "limits": self._limits(),
+            "uses": [{"kind": use.kind, "holder": use.holder, "use": _used(use)} for use in self._switchboard.limiter.fullest(MAX_FULLEST)],
         }
 
     def _tunnels_of_devices(self) -> Counter[DeviceID]:
@@ -92,6 +108,16 @@ class Admin:
         for pipe in self._switchboard.pipes:
             numbers.update({pipe.forward.device, pipe.agent.device})
         return numbers
+
+
+def _used(use: Use) -> Document:
+    return {
+        "tunnels": use.tunnels,
+        "opens_per_second": use.opens,
+        "bytes_per_second": use.rate,
+        "refused": use.refused,
+        "at_limit": list(use.at_limit),
+    }
 
 
 def _number(request: Request, name: str, default: int, ceiling: int) -> int:

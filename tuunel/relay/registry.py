@@ -28,7 +28,7 @@ MAX_PARKED: Final = 2 * MAX_DEMAND
 MIN_DEMAND: Final = 2
 #: Entries of one agent's admission list; each costs about 100 bytes of memory.
 MAX_ADMISSION: Final = 8192
-#: Connections, opens and requests of one device, per second and at once.
+#: Connections, and requests on CONTROL, of one device, per second and at once. What it opens is counted by `limiter`.
 REQUEST_RATE: Final = 256.0
 REQUEST_BURST: Final = 4096
 #: A revoked device may open this seldom, so that the agent itself can tell it why.
@@ -231,11 +231,10 @@ class Registry(Generic[C]):
             agent.admissions, agent.arriving = arriving, None
 
     def admit(self, source: DeviceID, target: DeviceID, invite_id: bytes | None) -> None:
-        """Ask whether `source` may open a tunnel to `target`; raises RATE_LIMITED, or PEER_UNAVAILABLE.
+        """Ask whether `source` may open a tunnel to `target`; raises PEER_UNAVAILABLE.
 
         Offline, unknown and not admitting are one and the same answer: a stranger learns nothing about presence.
         """
-        self.charge(source)
         agent = self._agents.get(target)
         if agent is None or not self._admitted(agent.admissions, source, invite_id):
             raise Failure(Reason.PEER_UNAVAILABLE, Speaker.RELAY)

@@ -17,7 +17,7 @@ from tuunel import control
 from tuunel.address import HostPort
 from tuunel.descriptors import raise_limit
 from tuunel.errors import StateError
-from tuunel.events import Alarm, Emit, Measures, Notice, Ready
+from tuunel.events import Alarm, Emit, Measures, Notice, Ready, Usage
 from tuunel.links import PLACEHOLDER_HOST
 from tuunel.listen import address_of, open_listeners, serve
 from tuunel.listeners import Announcement
@@ -29,6 +29,7 @@ from tuunel.relay.certificates import RelayRoot
 from tuunel.relay.connection import LOST, ControlConnection, DeviceConnection, DialConnection, ReadyConnection
 from tuunel.relay.credentials import create_root, load_root, new_leaf
 from tuunel.relay.gate import MAX_UNPROVEN
+from tuunel.relay.limits import BOUNDS, Allowances
 from tuunel.relay.reception import Reception
 from tuunel.relay.splice import KEEP, MAX_LENT, PipePool
 from tuunel.relay.store import Store
@@ -46,14 +47,25 @@ class RelayServer:
     """A relay that listens on `listen` and keeps its state in `home`.
 
     Links carry `advertise` (`HOST[:PORT]`), else the address listened on, else a global address of this machine. With
-    `open_enrolment` every device that asks is enrolled. UsageError when `advertise` is no address.
+    `open_enrolment` every device that asks is enrolled. `allowances` are what each device and address prefix may use. UsageError when
+    `advertise` is no address.
     """
 
-    def __init__(self, home: Home, *, listen: HostPort, advertise: str | None, open_enrolment: bool, emit: Emit) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        listen: HostPort,
+        advertise: str | None,
+        open_enrolment: bool,
+        emit: Emit,
+        allowances: Allowances = Allowances(),  # noqa: B008 - frozen
+    ) -> None:
         self._home = home
         self._listen = listen
         self._advertise = None if advertise is None else HostPort.parse(advertise, 0)
         self._open_enrolment = open_enrolment
+        self._allowances = allowances
         self._emit = emit
         self._stopping = anyio.Event()
         self._serving = False
@@ -73,13 +85,16 @@ class RelayServer:
             **self._reception.measures(),
             "relay_devices_enrolled": await self._switchboard.store.count(),
             "relay_opens_refused_total": self._tunnels.refused,
+            "relay_at_limit": dict.fromkeys(BOUNDS, 0) | self._switchboard.limiter.at_limit(),
         }
 
-    async def reload(self, *, advertise: str | None, open_enrolment: bool) -> None:
-        """Let new links carry `advertise`, and enrol by these rules from now on. UsageError when `advertise` is no address."""
+    async def reload(self, *, advertise: str | None, open_enrolment: bool, allowances: Allowances) -> None:
+        """Let new links carry `advertise`, and enrol and limit by these rules from now on. UsageError when `advertise` is no address."""
         self._advertise = None if advertise is None else HostPort.parse(advertise, 0)
         self._open_enrolment = open_enrolment
+        self._allowances = allowances
         if self._serving:
+            self._switchboard.limiter.allow(allowances)
             self._admin.address = self._link_address(self._admin.listen)
             self._reception.open_enrolment = open_enrolment
 
@@ -123,7 +138,9 @@ class RelayServer:
         return root or create_root(path, int(time.time()))
 
     async def _serve(self, store: Store, root: RelayRoot, pipes: PipePool) -> None:
-        switchboard = self._switchboard = Switchboard(store, self._emit, clock=time.monotonic, capacity=self._capacity)
+        switchboard = self._switchboard = Switchboard(
+            store, self._emit, clock=time.monotonic, capacity=self._capacity, allowances=self._allowances
+        )
         self._tunnels = Tunnels(switchboard, pipes)
         self._attendance = Attendance(switchboard)
         self._reception = Reception(
@@ -169,6 +186,7 @@ class RelayServer:
                 services.start_soon(serve, listeners, self._serve_stream, connections)
                 link = str(await admin.make_link()) if await self._switchboard.store.is_empty() else None
                 self._emit(Ready("relay", str(admin.listen), link))
+                self._emit(Usage(self._switchboard.limiter.fullest))
                 self._emit(Notice(f"room for {self._capacity} connections: two for each tunnel, and those that wait"))
                 if admin.address.host == PLACEHOLDER_HOST:
                     self._emit(Notice(f"links say {PLACEHOLDER_HOST}: tell this relay its public name with --advertise"))

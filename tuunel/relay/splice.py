@@ -16,6 +16,7 @@ from tuunel.buffers import BufferPool
 from tuunel.events import Traffic
 from tuunel.pump import Copying, Direction, PumpEnd, Step, pump_both_ways
 from tuunel.rawstream import RawStream
+from tuunel.relay.pace import FREE, Pace
 
 PIPE_SIZE: Final = 1024 * 1024  # bytes; the most that Linux grants without privilege. Smaller ones cost up to four times the CPU.
 MAX_LENT: Final = 64  # pipes out at a time, so 64 MiB at most are held for readers that stall; also what Linux grants one user
@@ -37,10 +38,13 @@ class Pipe:
             self.close()
             raise
 
-    def fill(self, source: RawStream) -> bool:
-        """Take what `source` holds, without waiting, into the empty pipe. False at its clean end. OSError as splice(2) gives it."""
+    def fill(self, source: RawStream, most: int = PIPE_SIZE) -> bool:
+        """Take what `source` holds, at most `most` bytes, without waiting, into the empty pipe. False at its clean end.
+
+        OSError as splice(2) gives it.
+        """
         with suppress(BlockingIOError):
-            self.held = os.splice(source.fileno(), self.write_end, PIPE_SIZE, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+            self.held = os.splice(source.fileno(), self.write_end, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
             return self.held > 0
         return True
 
@@ -99,23 +103,31 @@ class PipePool:
 
 
 async def splice_both_ways(
-    a: RawStream, b: RawStream, *, first_to_b: bytes = b"", first_to_a: bytes = b"", traffic: Traffic, pipes: PipePool
+    a: RawStream,
+    b: RawStream,
+    *,
+    first_to_b: bytes = b"",
+    first_to_a: bytes = b"",
+    traffic: Traffic,
+    pipes: PipePool,
+    pace: Pace = FREE,
 ) -> PumpEnd:
     """Move bytes between `a` and `b` until both directions have ended; ends, resets, errors and counters as in `copy_both_ways`.
 
-    `first_to_b` and `first_to_a` were read before the pipe began, and are written before anything else.
+    `first_to_b` and `first_to_a` were read before the pipe began, and are written before anything else. All of them go at `pace`.
     """
 
     async def carry(direction: Direction[RawStream]) -> None:
         first = first_to_b if direction.sink is b else first_to_a
         if first:
             direction.begin_write()
+            await pace.pay(len(first), direction.source)
             await direction.sink.send_all(first)
             direction.end_write(len(first))
-        moving = _Moving(direction, pipes)
+        moving = _Moving(direction, pipes, pace)
         try:
-            while await direction.source.on_readable(moving.step) is Step.BLOCKED:
-                await moving.finish()
+            while (paused := await direction.source.on_readable(moving.step)) is not Step.ENDED:
+                await (moving.finish() if paused is Step.BLOCKED else moving.wait())
         finally:
             moving.close()
 
@@ -125,35 +137,53 @@ async def splice_both_ways(
 class _Moving:
     """What one direction moves, a pipe at a time, or copies where there is no pipe. As `Copying`."""
 
-    __slots__ = ("_copying", "_direction", "_pipe", "_pipes", "_taken")
+    __slots__ = ("_copying", "_direction", "_granted", "_pace", "_pipe", "_pipes", "_taken")
 
-    def __init__(self, direction: Direction[RawStream], pipes: PipePool) -> None:
+    def __init__(self, direction: Direction[RawStream], pipes: PipePool, pace: Pace) -> None:
         self._direction = direction
         self._pipes = pipes
+        self._pace = pace
+        self._granted = 0  # bytes that may be moved, after a wait for them
         self._copying = Copying(direction, pipes.buffers)
         self._pipe: Pipe | None = None
         self._taken = 0
 
     def step(self) -> Step | None:
-        """Move what can be read and written now, one pipe at most."""
+        """Move what can be read and written now, one pipe at most, and no more than the pace allows: WAITING when that is nothing."""
+        most = self._granted or self._pace.take(PIPE_SIZE)
+        if not most:
+            return Step.WAITING
+        self._granted = 0
         pipe = self._pipe = self._pipes.borrow()
         if pipe is None:
-            return self._copying.step()
+            return self._copy(most)
         try:
-            more = pipe.fill(self._direction.source)
+            more = pipe.fill(self._direction.source, most)
             self._taken = pipe.held
             pipe.drain(self._direction.sink)
         except OSError as error:
             if error.errno not in REFUSED or pipe.held:
                 raise
             self._pipes.refuse()
-            self.close()
-            return self._copying.step()
+            self._give_back_pipe()
+            return self._copy(most)
+        self._pace.give_back(most - self._taken)
         if pipe.held:
             return Step.BLOCKED
         self._direction.count(self._taken)
-        self.close()
+        self._give_back_pipe()
         return None if more else Step.ENDED
+
+    def _copy(self, most: int) -> Step | None:
+        step = self._copying.step(most)
+        self._pace.give_back(most - self._copying.taken)
+        return step
+
+    async def wait(self) -> None:
+        """Wait for a turn, after WAITING. Meanwhile nobody reads the source: it is watched, as while a write waits."""
+        self._direction.begin_write()
+        self._granted = await self._pace.turn(PIPE_SIZE, self._direction.source)
+        self._direction.end_write(0)
 
     async def finish(self) -> None:
         """Move the rest, after BLOCKED."""
@@ -165,11 +195,16 @@ class _Moving:
             await self._direction.sink.wait_writable()
             self._pipe.drain(self._direction.sink)
         self._direction.end_write(self._taken)
-        self.close()
+        self._give_back_pipe()
 
     def close(self) -> None:
         """Give back what is borrowed."""
         self._copying.close()
+        self._give_back_pipe()
+        self._pace.give_back(self._granted)
+        self._granted = 0
+
+    def _give_back_pipe(self) -> None:
         if self._pipe is not None:
             self._pipes.give_back(self._pipe)
             self._pipe = None

@@ -10,9 +10,12 @@ from functools import partial
 
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.events import DeviceSeen, Emit
+from tuunel.events import Notice as Sentence
 from tuunel.identity import DeviceID
 from tuunel.ledger import Entry, Ledger
 from tuunel.relay.connection import ControlConnection, DeviceConnection, DialConnection, ReadyConnection
+from tuunel.relay.limiter import Charge, Limiter
+from tuunel.relay.limits import Allowances
 from tuunel.relay.registry import Registry
 from tuunel.relay.store import Store, StoredDevice
 from tuunel.relay.wire import Demand, Notice
@@ -26,18 +29,28 @@ class Pipe:
     forward: DialConnection
     agent: ReadyConnection
     entry: Entry
+    charge: Charge
 
 
 class Switchboard:
     """The relay's state while it runs."""
 
-    def __init__(self, store: Store, emit: Emit, *, clock: Callable[[], float], capacity: int = sys.maxsize) -> None:
+    def __init__(
+        self,
+        store: Store,
+        emit: Emit,
+        *,
+        clock: Callable[[], float],
+        capacity: int = sys.maxsize,
+        allowances: Allowances = Allowances(),  # noqa: B008 - frozen
+    ) -> None:
         self.registry: Registry[DeviceConnection] = Registry(clock, capacity=capacity)
         self.store = store
         self.emit = emit
         self.closing = False  #: no new tunnel, no new presence
         self.pipes: set[Pipe] = set()
         self.ledger = Ledger(emit)
+        self.limiter = Limiter(clock, allowances, lambda text: emit(Sentence(text)))
 
     async def find_device(self, device: DeviceID) -> StoredDevice:
         """Look up a device that may be here. Raises DEVICE_UNKNOWN or DEVICE_BANNED."""
@@ -94,10 +107,10 @@ class Switchboard:
             if isinstance(control, ControlConnection):
                 control.post(Demand(want))
 
-    def new_pipe(self, tunnel: str, forward: DialConnection, agent: ReadyConnection) -> Pipe:
+    def new_pipe(self, tunnel: str, forward: DialConnection, agent: ReadyConnection, charge: Charge) -> Pipe:
         """Enter a pipe into the books."""
         entry = self.ledger.open(str(agent.device), device=str(forward.device), door="relay", path="relay")
-        pipe = Pipe(tunnel, forward, agent, entry)
+        pipe = Pipe(tunnel, forward, agent, entry, charge)
         self.pipes.add(pipe)
         entry.connected(tunnel)
         entry.cut_by(partial(self._cut_pipe, pipe))

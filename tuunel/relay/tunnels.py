@@ -6,7 +6,7 @@ Source: docs/spec/tunnel.md sections 2 to 4, docs/spec/relay.md, "Opening".
 import os
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Final
 
 import anyio
@@ -16,6 +16,9 @@ from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
 from tuunel.pump import PumpEnd
 from tuunel.rawstream import RawStream
 from tuunel.relay.connection import LOST, DialConnection, ReadyConnection
+from tuunel.relay.gate import prefix_of
+from tuunel.relay.limiter import Charge
+from tuunel.relay.pace import Pace
 from tuunel.relay.splice import PipePool, splice_both_ways
 from tuunel.relay.switchboard import Pipe, Switchboard
 from tuunel.relay.wire import HopError, Offer, Open, PairedAgent, PairedForward, Switch, tunnel_id
@@ -44,9 +47,11 @@ class Tunnels:
         """Cut the pipes one of whose machines is gone, where bytes wait for it: nobody else can tell. Runs until cancelled.
 
         At rest the two ends find each other out. A machine that lives and does not read acknowledges, and its pipe may wait for ever.
+        Figures of use are sampled as often.
         """
         while True:
             await anyio.sleep(PIPE_LOOK)
+            self._switchboard.limiter.sample()
             now = time.monotonic()
             for pipe in list(self._switchboard.pipes):
                 for connection in (pipe.forward, pipe.agent):
@@ -74,34 +79,41 @@ class Tunnels:
     async def serve_dial(self, dial: DialConnection) -> None:
         """Answer a forward proxy's opens until one becomes a pipe, and carry that to its end. Raises one of LOST before that."""
         pipe = None
-        try:
-            while pipe is None and not self._switchboard.closing:
-                pipe = await self._answer_open(dial)
-        finally:
-            unused = dial.take_answer()
-            if isinstance(unused, ReadyConnection):
-                self._drop(unused)
-        if pipe is not None:
-            await self._join(pipe)
+        with ExitStack() as charged:
+            try:
+                while pipe is None and not self._switchboard.closing:
+                    pipe = await self._answer_open(dial, charged)
+            finally:
+                unused = dial.take_answer()
+                if isinstance(unused, ReadyConnection):
+                    self._drop(unused)
+            if pipe is not None:
+                await self._join(pipe)
 
-    async def _answer_open(self, dial: DialConnection) -> Pipe | None:
+    async def _answer_open(self, dial: DialConnection, charged: ExitStack) -> Pipe | None:
         message = await dial.converse(silence=PARKED_SILENCE, dead=PARKED_DEAD)
         if not isinstance(message, Open):
             raise RemoteProtocolError("a dial connection only opens")
         dial.check_silence()
         try:
+            if self._switchboard.closing:
+                raise Failure(Reason.SHUTDOWN, Speaker.RELAY, retry_after=1)
+            charge = charged.enter_context(self._charge(dial))
             ready = await self._find_ready(dial, message)
         except Failure as failure:
+            charged.close()
             self.refused[failure.reason.value] += 1
             await dial.send(_error(failure))
             return None
-        return self._switchboard.new_pipe(tunnel_id(ready.offer.point, message.request.point), dial, ready)
+        return self._switchboard.new_pipe(tunnel_id(ready.offer.point, message.request.point), dial, ready, charge)
+
+    def _charge(self, dial: DialConnection) -> AbstractContextManager[Charge]:
+        """A tunnel's place on the accounts of who opens it. Raises Failure, or OSError when the connection is gone."""
+        return self._switchboard.limiter.tunnel(str(dial.device), prefix_of(dial.stream.peer.host))
 
     async def _find_ready(self, dial: DialConnection, open_message: Open) -> ReadyConnection:
         """An agent's connection that has been told PAIRED. Raises Failure, which answers the open."""
         request = open_message.request
-        if self._switchboard.closing:
-            raise Failure(Reason.SHUTDOWN, Speaker.RELAY, retry_after=1)
         self._registry.admit(dial.device, request.device, request.invite_id)
         paired = PairedAgent(dial.public_key, open_message.body)
         deadline = anyio.current_time() + OPEN_PATIENCE
@@ -133,7 +145,8 @@ class Tunnels:
     async def _join(self, pipe: Pipe) -> None:
         end = PumpEnd.RESET
         try:
-            end = await self._carry(pipe)
+            with pipe.charge.counting(pipe.entry.traffic):
+                end = await self._carry(pipe)
         except LOST:
             pass
         finally:
@@ -143,7 +156,8 @@ class Tunnels:
         dial, ready = pipe.forward, pipe.agent
         # The relay's last hop record to F: whatever F sends from here on is the tunnel's.
         await dial.send(PairedForward(ready.offer.body))
-        unsent = await _wait_for_switch(pipe)
+        pace = Pace(*pipe.charge.buckets)
+        unsent = await _wait_for_switch(pipe, pace)
         if unsent is None:
             return PumpEnd.RESET
         return await splice_both_ways(
@@ -153,6 +167,7 @@ class Tunnels:
             first_to_a=ready.into_pipe(),
             traffic=pipe.entry.traffic,
             pipes=self._pipes,
+            pace=pace,
         )
 
     def _close(self, pipe: Pipe, end: PumpEnd) -> None:
@@ -170,7 +185,7 @@ class Tunnels:
         self._switchboard.leave(ready)
 
 
-async def _wait_for_switch(pipe: Pipe) -> bytes | None:
+async def _wait_for_switch(pipe: Pipe, pace: Pace) -> bytes | None:
     """Wait for the agent's last hop record, and pass the tunnel's first bytes on to it meanwhile: they need not wait for that round trip.
 
     Returns bytes of the forward proxy that have not been passed on; None when the agent was lost or did not answer in time.
@@ -179,7 +194,7 @@ async def _wait_for_switch(pipe: Pipe) -> bytes | None:
     switched = False
     with anyio.move_on_after(SWITCH_DEADLINE) as deadline:
         async with companions() as beside:
-            beside.start(_pass_on, pipe, unsent)
+            beside.start(_pass_on, pipe, unsent, pace)
             with suppress(*LOST):
                 switched = isinstance(await pipe.agent.receive(), Switch)
             beside.cancel()
@@ -188,12 +203,13 @@ async def _wait_for_switch(pipe: Pipe) -> bytes | None:
     return bytes(unsent) if switched else None
 
 
-async def _pass_on(pipe: Pipe, unsent: bytearray) -> None:
+async def _pass_on(pipe: Pipe, unsent: bytearray, pace: Pace) -> None:
     """Copy from the forward proxy to the agent until cancelled; `unsent` then holds what was read and not written."""
     source, sink = pipe.forward.stream, pipe.agent.stream
     try:
         while data := await source.receive(FIRST_CHUNK):
             unsent += data
+            await pace.pay(len(data), source)
             await _write(sink, unsent, pipe)
     except (OSError, anyio.ClosedResourceError):
         # either side is broken: that ends the wait for the agent's word as well
