@@ -23,6 +23,7 @@ from tuunel.events import (
     Ready,
     RelayStateChanged,
     Traffic,
+    Use,
     printable,
 )
 from tuunel.rows import age, amount, round_trip
@@ -65,6 +66,36 @@ class Screen:
 
     def row(self, target: str) -> str:
         return next(line for line in self.text() if target in line)
+
+
+def use(holder: str, *at_limit: str, **changes: object) -> Use:
+    figures = {"tunnels": 3, "opens": 0.4, "rate": 1_200_000, "refused": 0, "max_tunnels": 512, "max_opens": 50, "max_rate": None}
+    return Use("device", holder, **(figures | changes), at_limit=at_limit)  # type: ignore[arg-type]
+
+
+def test_a_relay_shows_who_is_nearest_to_a_limit_and_lets_nobody_miss_who_is_at_one() -> None:
+    screen = Screen("relay", width=120)
+    uses = [use("mrupz", "tunnels", "rate", tunnels=512, max_rate=1_000_000, refused=7), use("k7q2a"), use("x"), use("never shown")]
+    screen.table(Ready("relay", fullest=lambda number: uses[:number]))
+    screen.table.draw()
+    assert screen.text()[2:5] == [
+        "device mrupz  512 of 512 tunnels, 0.4 of 50 opens/s, 1.2M of 1.0M bytes/s, 7 refused  AT ITS LIMIT: tunnels, rate",
+        "device k7q2a  3 of 512 tunnels, 0.4 of 50 opens/s, 1.2M bytes/s",
+        "device x  3 of 512 tunnels, 0.4 of 50 opens/s, 1.2M bytes/s",
+    ]
+    assert [str(line.style) for line in screen.table.lines(120, 24)[2:5]] == ["bold yellow", "dim", "dim"]
+    assert "never shown" not in "".join(screen.text())
+
+
+def test_what_is_used_is_asked_for_once_a_second_at_most() -> None:
+    screen, asked = Screen("relay"), []
+    screen.table(Ready("relay", fullest=lambda number: asked.append(number) or []))
+    for _ in range(10):
+        screen.table.draw()
+    assert len(asked) == 1
+    screen.clock.now += 1
+    screen.table.draw()
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tuunel.events import ConnectionChanged, ConnectionClosed, ConnectionOpened, Event, Ready, RelayStateChanged, Totals, Traffic
+from tuunel.events import ConnectionChanged, ConnectionClosed, ConnectionOpened, Event, Ready, RelayStateChanged, Totals, Traffic, Use
 from tuunel.follow import Follower, totals, unseen
 from tuunel.ledger import MAX_SHOWN, Ledger
 
@@ -90,3 +90,17 @@ def test_totals_and_what_is_left_out_come_from_the_role_itself() -> None:
     failed.end("POLICY_DENIED")
     assert totals(role.document()) == Totals(ended=1, failed=1, up=7)
     assert unseen(role.document()) == 5
+
+
+def test_what_is_used_at_a_relay_is_as_its_own_table_shows_it() -> None:
+    role, follower, events = followed()
+    used = {"tunnels": 2, "opens_per_second": 0.5, "bytes_per_second": 9, "refused": 1, "at_limit": ["tunnels"]}
+    limits = {"tunnels": 2, "opens_per_second": 50, "bytes_per_second": None}
+    document = role.document()
+    document["status"] |= {"limits": {"device": limits}, "uses": [{"kind": "device", "holder": "mrupz", "use": used}] * 3}
+    for _ in range(2):
+        follower.take(document)
+    fullest = events[0].fullest  # type: ignore[union-attr]
+    assert list(fullest(2)) == [Use("device", "mrupz", 2, 0.5, 9, 1, 2, 50, None, ("tunnels",))] * 2
+    follower.take(role.document())
+    assert list(fullest(2)) == []

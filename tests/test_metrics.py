@@ -125,7 +125,7 @@ async def test_no_label_says_who_or_where_to() -> None:
     assert "secret.home" not in body
     assert "mrupz" not in body
     assert {label for kind in KINDS for label in kind.labels} <= {
-        "role", "version", "state", "door", "reason", "direction", "relay", "cause"
+        "role", "version", "state", "door", "reason", "direction", "relay", "cause", "limit"
     }  # fmt: skip
 
 

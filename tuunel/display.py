@@ -30,7 +30,6 @@ from tuunel.events import (
     Ready,
     RelayStateChanged,
     Totals,
-    Usage,
     Use,
     printable,
 )
@@ -77,7 +76,6 @@ class LiveTable:
     _alarms: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_ALARMS_SHOWN))
     _alarm_count: int = 0
     _ready: Ready | None = None
-    _usage: Usage | None = None
     _uses: Sequence[Use] = ()
     _uses_at: float = -RATE_WINDOW
     _said: list[Text] = field(default_factory=list)  # what is to be printed above the table
@@ -117,8 +115,6 @@ class LiveTable:
                 self._end(event)
             case RelayStateChanged():
                 self._relays[event.relay] = event
-            case Usage():
-                self._usage = event
             case Ready():
                 self._ready = event
                 if not self.whole:  # else whoever started the role was told
@@ -150,8 +146,8 @@ class LiveTable:
         """Bring the screen up to date, if anything to be seen has changed."""
         now = self.clock()
         self._forget_ended(now)
-        if self._usage is not None and now - self._uses_at >= RATE_WINDOW:
-            self._uses, self._uses_at = self._usage.fullest(MAX_USES_SHOWN), now
+        if self._ready and self._ready.fullest and now - self._uses_at >= RATE_WINDOW:
+            self._uses, self._uses_at = self._ready.fullest(MAX_USES_SHOWN), now
         for row in self._rows.values():
             if row.ended is None:
                 row.sample(now)

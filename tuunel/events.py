@@ -53,6 +53,28 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """What a device, or an address prefix, uses at a relay at one moment, and what it may use: None where there is no limit."""
+
+    kind: Literal["device", "prefix"]
+    holder: str
+    tunnels: int
+    opens: float  #: a second
+    rate: float  #: bytes a second, both directions together
+    refused: int  #: opens, for its limits
+    max_tunnels: int | None
+    max_opens: float | None
+    max_rate: float | None
+    at_limit: tuple[str, ...]  #: which of `tunnels`, `opens` and `rate` are used up
+
+    @property
+    def share(self) -> float:
+        """The largest share that it uses of what it may; 0 without a limit. After a pause more than 1 passes for a while."""
+        pairs = ((self.tunnels, self.max_tunnels), (self.opens, self.max_opens), (self.rate, self.max_rate))
+        return max((used / most for used, most in pairs if most), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """A role serves. `listen` is `host:port` with the real port; the others are None where the role has none.
 
@@ -69,6 +91,8 @@ class Ready:
     forwards: tuple[Mapping[str, str], ...] | None = None
     user: str | None = None
     metrics: str | None = None  #: where its metrics are read, `host:port`
+    #: relay: gives the so many devices and prefixes that are nearest to their limits at the moment; a listener may ask whenever it likes
+    fullest: Callable[[int], Sequence[Use]] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,39 +163,7 @@ class Alarm:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
-    """What a device, or an address prefix, uses at a relay at one moment, and what it may use: None where there is no limit."""
-
-    kind: Literal["device", "prefix"]
-    holder: str
-    tunnels: int
-    opens: float  #: a second
-    rate: float  #: bytes a second, both directions together
-    refused: int  #: opens, for its limits
-    max_tunnels: int | None
-    max_opens: float | None
-    max_rate: float | None
-    at_limit: tuple[str, ...]  #: which of `tunnels`, `opens` and `rate` are used up
-
-    @property
-    def share(self) -> float:
-        """The largest share that it uses of what it may; 0 without a limit. After a pause more than 1 passes for a while."""
-        pairs = ((self.tunnels, self.max_tunnels), (self.opens, self.max_opens), (self.rate, self.max_rate))
-        return max((used / most for used, most in pairs if most), default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """A relay can be asked what is used of what its operator allows. `fullest(n)` gives the `n` that are nearest to their limits now.
-
-    Told once, and no fact of its own: no journal writes it.
-    """
-
-    fullest: Callable[[int], Sequence[Use]] = field(compare=False)
-
-
-Event = Ready | RelayStateChanged | ConnectionOpened | ConnectionChanged | ConnectionClosed | DeviceSeen | Notice | Alarm | Usage
+Event = Ready | RelayStateChanged | ConnectionOpened | ConnectionChanged | ConnectionClosed | DeviceSeen | Notice | Alarm
 Emit = Callable[[Event], None]
 
 #: What a role counts beside its connections, at one moment: a number for each metric's name without `tuunel_`, or one for each value of

@@ -4,7 +4,7 @@ Documents in, events out; no I/O. Source: docs/reference/control-socket.md (`con
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from tuunel.events import (
@@ -16,7 +16,6 @@ from tuunel.events import (
     RelayStateChanged,
     Totals,
     Traffic,
-    Usage,
     Use,
 )
 
@@ -47,9 +46,7 @@ class Follower:
         status = document["status"]
         if not self._ready:
             self._ready = True
-            self._emit(ready(document))
-            if "uses" in status:
-                self._emit(Usage(lambda number: self._uses[:number]))
+            self._emit(replace(ready(document), fullest=lambda number: self._uses[:number]))
         self._uses = [_use(shown, status["limits"]) for shown in status.get("uses", ())]
         for relay in status["relays"]:
             self._tell_relay(RelayStateChanged(relay["relay"], relay["state"], relay["detail"], relay["rtt"]))

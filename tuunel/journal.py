@@ -24,7 +24,6 @@ from tuunel.events import (
     Ready,
     RelayStateChanged,
     Traffic,
-    Usage,
     printable,
 )
 
@@ -87,7 +86,7 @@ def level_of(event: Event) -> Level:
             return Level.WARNING
         case Ready() | RelayStateChanged() | DeviceSeen():
             return Level.NOTICE
-        case ConnectionOpened() | ConnectionChanged() | ConnectionClosed() | Usage():
+        case ConnectionOpened() | ConnectionChanged() | ConnectionClosed():
             return Level.INFO
 
 
@@ -116,8 +115,6 @@ class JsonJournal:
 
     def __call__(self, event: Event) -> None:
         """Write `event`, or hold it back while the role is not ready."""
-        if isinstance(event, Usage):
-            return
         line = json.dumps({"event": EVENT_NAMES[type(event)], "time": self._time(), **self._facts(event)})
         if self._held is None:
             self._lines.write(line)
@@ -133,7 +130,7 @@ class JsonJournal:
 
     def _facts(self, event: Event) -> dict[str, object]:
         values = ((name, getattr(event, name)) for name in _FACTS[type(event)])
-        facts = {name: value for name, value in values if value is not None and not isinstance(value, Traffic)}
+        facts = {name: value for name, value in values if value is not None and not isinstance(value, Traffic) and not callable(value)}
         if isinstance(event, ConnectionOpened):
             self._traffic[event.id] = event.traffic
         elif isinstance(event, ConnectionChanged) and event.tunnel:
@@ -188,8 +185,6 @@ class LogJournal:
             case RelayStateChanged():
                 self._relays[event.relay] = (event.state, event.detail)
                 yield sentence(event)
-            case Usage():
-                return
             case _:
                 yield sentence(event)
 

@@ -135,11 +135,11 @@ def described(row: Row, now: float) -> str:
 def used(use: Use) -> str:
     """What a device or prefix uses of what it may, on one line; what has no limit stands alone."""
     figures = (
-        (use.tunnels, use.max_tunnels, "tunnels"),
-        (use.opens, use.max_opens, "opens/s"),
-        (use.rate, use.max_rate, "bytes/s"),
+        (f"{use.tunnels}", use.max_tunnels and f"{use.max_tunnels}", "tunnels"),
+        (f"{use.opens:g}", use.max_opens and f"{use.max_opens:g}", "opens/s"),
+        (amount(use.rate), use.max_rate and amount(use.max_rate), "bytes/s"),
     )
-    parts = [f"{amount(now)}{'' if most is None else f' of {amount(most)}'} {what}" for now, most, what in figures]
+    parts = [f"{now} of {most} {what}" if most else f"{now} {what}" for now, most, what in figures]
     parts += [f"{use.refused} refused"] if use.refused else []
     limits = f"  AT ITS LIMIT: {', '.join(use.at_limit)}" if use.at_limit else ""
     return f"{use.kind} {printable(use.holder)}  {', '.join(parts)}{limits}"

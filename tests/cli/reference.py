@@ -31,7 +31,7 @@ Times are unix seconds; a time that is not known, or never comes, is `null`.
 | command | document |
 |---|---|
 | `relay link` | `{"link"}` |
-| `relay devices` | `{"devices": [{"device_id", "label", "created", "last_seen", "online", "agent", "banned", "sponsor"}]}` |
+| `relay devices` | `{"devices": [DEVICE], "prefixes": [{"prefix", USE}], "limits": {"device": LIMITS, "prefix": LIMITS}}` |
 | `relay revoke`, `revoke` | `{"revoked", "cut"}`: the name or device ID, and how many connections were cut |
 | `invite` | `{"invite", "expires"}` |
 | `clients` | `{"clients": [{"name", "device_id", "targets", "created", "expires"}], "invites": [{"id", "name", "uses", "expires"}]}` |
@@ -53,6 +53,10 @@ Times are unix seconds; a time that is not known, or never comes, is `null`.
 PARTS are `"proxy_relay", "relay_agent", "end_to_end"`: round trips in seconds, over all rounds as `{"min", "avg", "max", "mdev"}`,
 as are those of `bench`. Its rates are `{"bytes", "seconds", "bytes_per_second"}`. `ping`, `why` and `bench` write their document also
 when they fail, with `error` beside the rest: when nobody answered, the way does not work, no path works.
+
+DEVICE is `{"device_id", "label", "created", "last_seen", "online", "agent", "banned", "sponsor", USE}`,
+USE `"use": {"tunnels", "opens_per_second", "bytes_per_second", "refused", "at_limit"}`, LIMITS `{"tunnels", "opens_per_second",
+"bytes_per_second"}`, `null` where there is none; [what they mean](control-socket.md#commands-of-the-relay).
 
 `status`: `running` has the answer of each role to `status` ([control socket](control-socket.md)), and the `name` of its socket; `silent`
 has the names of those that do not answer within 5 seconds. `online` of a device is true when a tunnel leads there now, and null when nobody

@@ -16,8 +16,10 @@ from tuunel.errors import NotRunning, TuunelError, UsageError
 from tuunel.events import Emit
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.links import Invite, RelayLink
+from tuunel.relay.limits import Allowances
 from tuunel.settings import Home
 
+LIMITS = ("--limit", "device-opens=50/s", "--limit", "prefix-rate=20MB/s")
 LINK = RelayLink(HostPort("relay.example.net", 7443), bytes(range(32)), bytes(16))
 DEVICE = IdentityKey.from_private_value(7).device_id
 INVITE = Invite(LINK, DEVICE, bytes(range(16)))
@@ -70,7 +72,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[str, str, dict[st
 
 def test_relay_serve(built: list[SimpleNamespace], home: Home) -> None:
     assert app.main(["relay", "serve"]) == 0
-    assert app.main(["relay", "serve", "--listen", "127.0.0.1:0", "--advertise", "relay.example.net", "--open-enrolment", "--json"]) == 0
+    options = ["--listen", "127.0.0.1:0", "--advertise", "relay.example.net", "--open-enrolment", "--json", *LIMITS]
+    assert app.main(["relay", "serve", *options]) == 0
     plain, other = built
     assert (plain.home, plain.listen, plain.advertise, plain.open_enrolment) == (home, HostPort("::", 7443), None, False)
     assert (plain.name, plain.as_json, plain.drain) == ("relay", False, 2.0)
@@ -80,6 +83,16 @@ def test_relay_serve(built: list[SimpleNamespace], home: Home) -> None:
         True,
         True,
     )
+    assert (plain.allowances, other.allowances) == (Allowances(), Allowances.parse(["device-opens=50/s", "prefix-rate=20MB/s"]))
+
+
+@pytest.mark.parametrize("limits", [["device-opens=fast"], ["device-rate=1MB/s", "device-rate=2MB/s"], ["tunnels=5"]])
+def test_a_limit_that_cannot_be_meant_starts_nothing(
+    built: list[SimpleNamespace], capsys: pytest.CaptureFixture[str], limits: list[str]
+) -> None:
+    assert app.main(["relay", "serve", *(part for each in limits for part in ("--limit", each))]) == UsageError.exit_code
+    assert built == []
+    assert limits[-1].partition("=")[0] in capsys.readouterr().err
 
 
 def test_agent(built: list[SimpleNamespace]) -> None:
@@ -152,6 +165,33 @@ def test_relay_devices(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:
         "DEVICE  STATE          LAST SEEN             LABEL",
         "aaa     agent, online  never                 home[2J",
         "bbb     banned         1970-01-02 00:00 UTC",
+    ]
+
+
+def test_relay_devices_stand_beside_their_limits(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    _, reply = asked
+
+    def use(tunnels: int, opens: float, rate: float, refused: int, *at_limit: str) -> dict[str, Any]:
+        return {"tunnels": tunnels, "opens_per_second": opens, "bytes_per_second": rate, "refused": refused, "at_limit": at_limit}
+
+    known = {"label": "", "created": 1, "last_seen": 0, "online": True, "agent": False, "banned": False}
+    reply["devices"] = [
+        {"device_id": "aaa", **known, "use": use(512, 0.4, 1_200_000, 7, "tunnels", "rate")},
+        {"device_id": "bbb", **known, "label": "home", "use": use(0, 0, 0, 0)},
+    ]
+    reply["prefixes"] = [{"prefix": "2001:db8:1:2300::/56", "use": use(512, 0.4, 1_200_000, 0)}]
+    reply["limits"] = {
+        "device": {"tunnels": 512, "opens_per_second": 50, "bytes_per_second": 1_000_000},
+        "prefix": {"tunnels": None, "opens_per_second": None, "bytes_per_second": None},
+    }
+    assert app.main(["relay", "devices"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "DEVICE  STATE            LAST SEEN  TUNNELS   OPENS/S  BYTES/S     REFUSED  LABEL",
+        "aaa     forward, online  never      512/512!  0.4/50   1.2M/1.0M!  7",
+        "bbb     forward, online  never      0/512     0/50     0/1.0M      0        home",
+        "",
+        "PREFIX                TUNNELS  OPENS/S  BYTES/S  REFUSED",
+        "2001:db8:1:2300::/56  512      0.4      1.2M     0",
     ]
 
 

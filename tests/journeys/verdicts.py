@@ -20,7 +20,8 @@ class Verdict:
     said: str
 
 
-def _http_verdict(opened: doors.Opened) -> Verdict:
+def http_verdict(opened: doors.Opened) -> Verdict:
+    """What the front door for HTTP has answered to a request that failed."""
     with opened:
         parsed = parse_proxy_status(opened.answer.headers.get("proxy-status", ""))
         assert parsed, f"HTTP {opened.answer.code} without a Proxy-Status that names the reason: {opened.answer.headers}"
@@ -32,11 +33,11 @@ def _http_verdict(opened: doors.Opened) -> Verdict:
 
 
 def ask_http_connect(proxy: Proxy, host: str, port: int) -> Verdict:
-    return _http_verdict(doors.http_connect(proxy.address, host, port))
+    return http_verdict(doors.http_connect(proxy.address, host, port))
 
 
 def ask_http(proxy: Proxy, host: str, port: int) -> Verdict:
-    return _http_verdict(doors.http_get(proxy.address, host, port))
+    return http_verdict(doors.http_get(proxy.address, host, port))
 
 
 def ask_nc(machine: Machine, host: str, port: int) -> Verdict:

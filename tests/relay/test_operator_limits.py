@@ -12,7 +12,7 @@ from tests.relay.clocks import StandingClock
 from tests.relay.devices import Device, Hop, make_open
 from tests.relay.test_server import Relay, exchanged, pair, running
 from tuunel.errors import Reason
-from tuunel.events import Notice, Usage
+from tuunel.events import Notice, Ready
 from tuunel.relay import tunnels
 from tuunel.relay.limits import Allowances
 from tuunel.relay.pace import Pace
@@ -160,6 +160,8 @@ async def test_a_rate_holds_for_all_tunnels_of_a_device_and_each_byte_arrives(tm
                 assert account.carried <= 25_000 + 100_000 * (clock.now - start)
                 if clock.sleeping:
                     assert (await use_of(relay, forward))["at_limit"] == ["rate"]
+        await limit(relay)
+        clock.go_on(60)  # the ends that still wait for their turn
 
 
 async def _receives(hop: Hop, payload: bytes) -> None:
@@ -191,7 +193,8 @@ async def test_bytes_before_the_agents_word_go_at_the_same_pace(tmp_path: Path, 
             while account.carried < len(early):
                 clock.go_on(0.02)
                 await anyio.wait_all_tasks_blocked()
-            clock.go_on(1)
+        await limit(relay)
+        clock.go_on(60)
 
 
 async def _receives_behind_paired(ready: Hop, early: bytes) -> None:
@@ -218,8 +221,8 @@ async def test_devices_status_and_display_tell_what_is_used_beside_what_is_allow
         assert (used["tunnels"], used["refused"], used["at_limit"]) == (1, 0, ["tunnels"])
         (shown,) = status["uses"]
         assert (shown["kind"], shown["holder"], shown["use"]["at_limit"]) == ("device", str(forward.id), ["tunnels"])
-        (usage,) = relay.seen(Usage)
-        (use,) = usage.fullest(5)
+        (ready,) = relay.seen(Ready)
+        (use,) = ready.fullest(5)
         assert (use.holder, use.tunnels, use.max_tunnels) == (str(forward.id), 1, 1)
         assert (await relay.server.measures())["relay_at_limit"] == {
             "device-tunnels": 1, "device-opens": 0, "device-rate": 0, "prefix-tunnels": 0, "prefix-opens": 0, "prefix-rate": 0,

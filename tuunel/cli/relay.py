@@ -53,7 +53,7 @@ def serve(
     settings: RunningSettings = context.obj
     home, address, allowances = Home.find(), HostPort.parse(listen, DEFAULT_PORT), Allowances.parse(limit or ())
 
-    def build(emit: Emit) -> RelayServer:
+    def build(emit: "Emit") -> RelayServer:
         return RelayServer(home, listen=address, advertise=advertise, open_enrolment=open_enrolment, allowances=allowances, emit=emit)
 
     async def reload(role: RelayServer) -> None:
@@ -121,8 +121,8 @@ def _used(use: Document, limits: Document) -> Iterator[str]:
     from tuunel.rows import amount
 
     for name, limit in USED.items():
-        most = "" if limits[name] is None else f"/{amount(limits[name])}"
-        yield f"{amount(use[name])}{most}{'!' if limit in use['at_limit'] else ''}"
+        figures = [amount(each) if limit == "rate" else f"{each:g}" for each in (use[name], limits[name]) if each is not None]
+        yield f"{'/'.join(figures)}{'!' if limit in use['at_limit'] else ''}"
     yield str(use["refused"])
 
 

@@ -17,7 +17,7 @@ from tuunel import control
 from tuunel.address import HostPort
 from tuunel.descriptors import raise_limit
 from tuunel.errors import StateError
-from tuunel.events import Alarm, Emit, Measures, Notice, Ready, Usage
+from tuunel.events import Alarm, Emit, Measures, Notice, Ready
 from tuunel.links import PLACEHOLDER_HOST
 from tuunel.listen import address_of, open_listeners, serve
 from tuunel.listeners import Announcement
@@ -185,8 +185,7 @@ class RelayServer:
                 services.start_soon(self._renew_leaf, root)
                 services.start_soon(serve, listeners, self._serve_stream, connections)
                 link = str(await admin.make_link()) if await self._switchboard.store.is_empty() else None
-                self._emit(Ready("relay", str(admin.listen), link))
-                self._emit(Usage(self._switchboard.limiter.fullest))
+                self._emit(Ready("relay", str(admin.listen), link, fullest=self._switchboard.limiter.fullest))
                 self._emit(Notice(f"room for {self._capacity} connections: two for each tunnel, and those that wait"))
                 if admin.address.host == PLACEHOLDER_HOST:
                     self._emit(Notice(f"links say {PLACEHOLDER_HOST}: tell this relay its public name with --advertise"))
