@@ -14,7 +14,7 @@ from bench.process import Process, python
 from tests.journeys import doors
 from tests.journeys.figures import figure
 from tests.journeys.leaks import Held
-from tests.journeys.targets import echo, hold, pour, read_exactly, serving
+from tests.journeys.targets import Target, echo, hold, pour, read_exactly, serving
 from tests.journeys.world import Trio, World, make_trio
 
 pytestmark = [pytest.mark.real, pytest.mark.soak, pytest.mark.timeout(900)]
@@ -208,7 +208,12 @@ def test_memory_stays_flat_over_many_tunnels(own_trio: Trio) -> None:
     roles = {"relay": own_trio.relay.process, "agent": own_trio.agent.process, "proxy": own_trio.proxy.process}
     machines = {"relay": own_trio.relay.machine, "agent": own_trio.agent.machine, "proxy": own_trio.laptop}
     opened = 0
-    with serving(echo) as target:
+
+    def echo_and_close(sock: socket.socket, target: Target) -> None:
+        with sock:  # or this process runs out of descriptors before the roles do
+            echo(sock, target)
+
+    with serving(echo_and_close) as target:
 
         def some(seconds: float) -> None:
             nonlocal opened
