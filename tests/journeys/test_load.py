@@ -54,6 +54,7 @@ def test_five_thousand_agents_two_thousand_tunnels_and_two_hundred_new_ones_a_se
 
 
 def slowest(parts: list[dict[str, Any]], what: str) -> str:
-    """The middle laptop's median, and the slowest laptop's slowest of a hundred."""
+    """How many on all laptops, the middle laptop's median, and the slowest laptop's slowest of a hundred."""
+    count = sum(part[what]["count"] for part in parts)
     middle = statistics.median(part[what]["p50_ms"] for part in parts)
-    return f"p50 {middle:.0f} ms, p99 {max(part[what]['p99_ms'] for part in parts):.0f} ms"
+    return f"{count}, p50 {middle:.0f} ms, p99 {max(part[what]['p99_ms'] for part in parts):.0f} ms"
