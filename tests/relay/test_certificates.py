@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 from tests.relay.hops import CREDENTIALS, NOW, OTHER_ROOT, ROOT, key
 from tuunel.errors import Failure, Reason
+from tuunel.relay import certificates
 from tuunel.relay.certificates import (
     DAY,
     LEAF_LIFETIME,
     MAX_CHAIN,
+    MAX_GOOD,
+    NOT_VALID_NOW,
     RENEW_BEFORE,
     SUBJECT_NAME,
     RelayCredentials,
@@ -125,6 +128,23 @@ def through_an_intermediate(*, ends: int) -> tuple[bytes, ...]:
 def test_an_intermediate_that_has_ended_issues_nothing() -> None:
     assert verify_chain(through_an_intermediate(ends=NOW + DAY), ROOT.relay_id, NOW) == key(7).public_key()
     assert "not issued by the pinned root" in untrusted(through_an_intermediate(ends=NOW - DAY))
+
+
+def test_a_chain_that_was_good_is_good_for_its_time_and_its_pin_only() -> None:
+    chain = through_an_intermediate(ends=NOW + DAY)
+    for _ in range(2):
+        assert verify_chain(chain, ROOT.relay_id, NOW) == key(7).public_key()
+    assert "not issued by the pinned root" in untrusted(chain, now=NOW + DAY + 1)
+    assert NOT_VALID_NOW in untrusted(chain, now=NOW + 91 * DAY)
+    assert "not the one that is pinned" in untrusted(chain, OTHER_ROOT.relay_id)
+    assert "cannot be read" in untrusted((*chain[:-1], chain[-1] + b"\0"))
+    assert verify_chain(chain, ROOT.relay_id, NOW) == key(7).public_key()
+
+
+def test_few_good_chains_are_remembered() -> None:
+    for number in range(MAX_GOOD + 1):
+        verify_chain(make_leaf(ROOT, key(number + 1), NOW).chain, ROOT.relay_id, NOW)
+    assert len(certificates._good) <= MAX_GOOD
 
 
 def test_an_rsa_leaf_is_untrusted() -> None:

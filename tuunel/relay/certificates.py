@@ -30,6 +30,7 @@ NO_EXPIRY: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  #: RFC 5280 s
 #: What the library raises for certificates that it cannot read, some parts of which it reads only when they are asked for.
 _UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning)
 MAX_CHAIN: Final = 4  #: certificates; a chain of version 1 has two
+MAX_GOOD: Final = 16  #: verified chains that are remembered: those of as many relays
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +134,39 @@ def _public_key_info(key: object) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """What a chain that has been verified comes to: its leaf's key, and the time in which every certificate in it is valid."""
+
+    key: ec.EllipticCurvePublicKey
+    valid_from: datetime
+    valid_until: datetime
+
+
+_good: Final[dict[tuple[tuple[bytes, ...], bytes], _Good]] = {}  # by chain and pin
+
+
 def verify_chain(chain: tuple[bytes, ...], pin: bytes, now: int) -> ec.EllipticCurvePublicKey:
     """The leaf's public key, when `chain` (DER, leaf first, root last) leads to the root that `pin` names and is valid at `now`.
 
-    Everything else is Failure(RELAY_UNTRUSTED), whose detail says what is wrong.
+    Everything else is Failure(RELAY_UNTRUSTED), whose detail says what is wrong. A relay shows the same bytes to each connection: of a
+    chain that was good under this pin nothing can change but whether it is valid now, so that alone is asked anew.
     """
+    moment = datetime.fromtimestamp(now, UTC)
+    good = _good.get((chain, pin))
+    if good is None or not good.valid_from < moment < good.valid_until:
+        good = _verify_anew(chain, pin, moment)
+        if len(_good) >= MAX_GOOD:
+            _good.clear()
+        _good[chain, pin] = good
+    return good.key
+
+
+def _verify_anew(chain: tuple[bytes, ...], pin: bytes, moment: datetime) -> _Good:
     if not 2 <= len(chain) <= MAX_CHAIN:
         raise _untrusted("its certificate chain has no leaf and root")
-    moment = datetime.fromtimestamp(now, UTC)
     try:
-        leaf, *between, root = map(_parse, chain)
+        leaf, *between, root = certificates = [_parse(certificate) for certificate in chain]
         pinned, key = fingerprint(root) == pin, leaf.public_key()
         current = leaf.not_valid_before_utc <= moment <= leaf.not_valid_after_utc
     except _UNREADABLE:
@@ -160,7 +184,8 @@ def verify_chain(chain: tuple[bytes, ...], pin: bytes, now: int) -> ec.EllipticC
         raise _untrusted("its certificate was not issued by the pinned root for a relay") from None
     except _UNREADABLE:  # names and extensions
         raise _untrusted("its certificates cannot be read") from None
-    return key
+    begins, ends = max(each.not_valid_before_utc for each in certificates), min(each.not_valid_after_utc for each in certificates)
+    return _Good(key, begins, ends)
 
 
 def _parse(certificate: bytes) -> x509.Certificate:
