@@ -290,7 +290,7 @@ class TunnelPool:
             if not tunnel.broken():
                 return tunnel
             tunnel.reset()
-        standbys.wanted = min(standbys.wanted + 2, LARGEST_STANDBY)  # so that twice as many wait as were missing
+        standbys.wanted = min(standbys.wanted + STANDBY, LARGEST_STANDBY)  # so that twice as many wait as were missing
         return None
 
     async def _make_standby(self, standbys: _Standbys) -> None:

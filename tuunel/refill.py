@@ -9,8 +9,8 @@ from anyio.abc import TaskGroup
 
 from tuunel.errors import Failure
 
-AT_ONCE: Final = 8  #: one after the other takes a minute over a long line; more would hold up who asks meanwhile
-PATIENCE: Final = 0.25  #: seconds that a refill lets a rush go before it, so that requests without an end do not keep the pool empty
+AT_ONCE: Final = 4  #: one after the other takes a minute over a long line; more would hold up who asks meanwhile
+PATIENCE: Final = 1.0  #: seconds in which a refill lets those who wait go first: they may be there all the time
 
 
 class Refill:
@@ -27,6 +27,7 @@ class Refill:
         self._calm = anyio.Event()
         self._making = 0
         self._left = 0
+        self._patient_until = 0.0
         self.running = False  #: whether a refill is under way
 
     @contextmanager
@@ -49,9 +50,8 @@ class Refill:
 
     async def _run(self) -> None:
         try:
-            with anyio.move_on_after(PATIENCE):
-                while self._rushing:
-                    await self._calm.wait()
+            self._patient_until = anyio.current_time() + PATIENCE
+            await self._let_the_rush_go_before()
             self._left = self._lacking()
             async with anyio.create_task_group() as workers:
                 for _ in range(min(self._left, AT_ONCE)):
@@ -59,11 +59,17 @@ class Refill:
         finally:
             self.running = False
 
+    async def _let_the_rush_go_before(self) -> None:
+        with anyio.CancelScope(deadline=self._patient_until):
+            while self._rushing:
+                await self._calm.wait()
+
     async def _work(self) -> None:
         while self._left > 0 and self._lacking() > self._making:
             self._left -= 1
             self._making += 1
             try:
+                await self._let_the_rush_go_before()
                 await self._make()
             except Failure:
                 self._left = 0  # whoever needs one next makes his own, and is told what is wrong

@@ -480,6 +480,17 @@ async def test_a_reset_on_one_side_resets_the_other(relay: Relay) -> None:
             await ends[1 - number].stream.receive()
 
 
+async def test_an_admission_list_waits_for_no_disk(relay: Relay) -> None:
+    forward = await relay.forward()
+    agent, control = await relay.agent()
+    control.close()
+    await relay.until(DeviceSeen, lambda event: event.what == "offline" and event.device == str(agent.id))
+    async with relay.server._switchboard.store._turn:  # as if another transaction took long
+        with anyio.fail_after(PATIENCE):
+            await admit(await agent.connect(Purpose.CONTROL), forward)
+            await pair(forward, agent)
+
+
 async def test_an_invite_id_admits_a_stranger_and_admit_enrolled_admits_all(relay: Relay) -> None:
     forward = await relay.forward()
     agent, control = await relay.agent(invites=(b"invite-1",))
