@@ -34,6 +34,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "backoff",
     ),
     "protocols": (
+        "proxystatus",
         "frontdoor",
         "socks.wire",
         "socks.protocol",

@@ -26,7 +26,8 @@ from tests.journeys.targets import (
 from tuunel import doors as front_doors
 from tuunel.address import HostPort
 from tuunel.errors import ANSWERS, Failure, Reason, Speaker
-from tuunel.frontdoor import CONNECTION_HEADER, EARLY_LIMIT, Credentials, parse_proxy_status
+from tuunel.frontdoor import EARLY_LIMIT, Credentials
+from tuunel.proxystatus import CONNECTION_HEADER, parse_proxy_status
 from tuunel.rawstream import RawStream
 
 each_door = pytest.mark.parametrize("door", TUNNEL_DOORS)

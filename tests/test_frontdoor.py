@@ -9,18 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tuunel.errors import ANSWERS, Failure, Reason, RemoteProtocolError, Speaker
-from tuunel.frontdoor import (
-    MAX_DETAIL,
-    Credentials,
-    failed_hop,
-    failure_page,
-    opening,
-    page_policy,
-    parse_proxy_status,
-    proxy_status,
-    read_target,
-    under_tuunel,
-)
+from tuunel.frontdoor import Credentials, failed_hop, failure_page, opening, page_policy, read_target, under_tuunel
+from tuunel.proxystatus import MAX_DETAIL, parse_proxy_status, proxy_status
 
 SPEC = Path(__file__).resolve().parents[1] / "docs" / "spec" / "front-doors.md"
 # RFC 9209 section 2.3

@@ -14,7 +14,8 @@ from tests.journeys import doors
 from tests.journeys.doors import read_http_answer, read_http_head
 from tests.journeys.targets import Handler, Target, echo, hold, note_how_it_ends, read_exactly, read_to_end, reset, serving
 from tuunel.errors import Failure, Reason, Speaker
-from tuunel.frontdoor import Credentials, parse_proxy_status
+from tuunel.frontdoor import Credentials
+from tuunel.proxystatus import parse_proxy_status
 
 LARGE = 8 << 20
 

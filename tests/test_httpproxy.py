@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from tuunel.address import HostPort
 from tuunel.errors import ANSWERS, Failure, LocalProtocolError, Reason, RemoteProtocolError
-from tuunel.frontdoor import CONNECTION_HEADER, Credentials, Refused, Request
+from tuunel.frontdoor import Credentials, Refused, Request
 from tuunel.httpproxy import HEAD_LIMIT, Closed, DoorEvent, Forward, HttpDoor, HttpOrigin, Served
+from tuunel.proxystatus import CONNECTION_HEADER
 
 PAC = "function FindProxyForURL() {}"
 ANN = Credentials("ann", "p:w")

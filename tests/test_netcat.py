@@ -19,9 +19,9 @@ from tuunel.__main__ import main
 from tuunel.address import HostPort
 from tuunel.errors import ANSWERS, Failure, Reason, Speaker, UsageError
 from tuunel.forwarding import Destination
-from tuunel.frontdoor import CONNECTION_HEADER
 from tuunel.netcat import needs_tunnel, parse_arguments
 from tuunel.netcat_alone import parse_destination
+from tuunel.proxystatus import CONNECTION_HEADER
 
 Serve = Callable[[socket.socket], None]
 DEADLINE = 20

@@ -4,7 +4,6 @@ Source: docs/spec/front-doors.md.
 """
 
 import hmac
-import re
 from base64 import b64encode
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,14 +12,13 @@ from typing import Final, Literal
 
 from tuunel.address import MAX_PORT, TOP, HostPort
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, UsageError
+from tuunel.proxystatus import printable
 
 Door = Literal["socks5", "socks4a", "http-connect", "http", "forward"]
 Opening = Literal["socks5", "socks4", "http"]
 
 HEADER_DEADLINE: Final = 30.0  # seconds for a whole request head: a person's client needs one, a slow-loris gets no more
 EARLY_LIMIT: Final = 65536  # bytes held while the target is dialled: the device holds as much (docs/spec/tunnel.md)
-CONNECTION_HEADER: Final = "Tuunel-Connection"  # on the success answer at the unix socket: the number that the proxy's events use
-MAX_DETAIL: Final = 200  # characters of a failure's detail that are passed on: what the wire allows for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,32 +80,6 @@ def read_target(host: str, port: int) -> HostPort:
 def under_tuunel(host: str) -> bool:
     """Whether `host` ends in `.tuunel`, well-formed or not."""
     return host.lower().removesuffix(".").rpartition(".")[2] == TOP
-
-
-def printable(text: str) -> str:
-    """Make untrusted text fit for one line that a person reads: control characters become spaces, and its length is limited."""
-    return "".join(character if character.isprintable() else " " for character in text[:MAX_DETAIL])
-
-
-# -- Proxy-Status (RFC 9209) --
-
-_PROXY_STATUS: Final = re.compile(r'tuunel; error=[a-z_]+; details="([a-z]+) ([A-Z0-9_]+)(?:: ((?:[^"\\]|\\["\\])*))?"')
-
-
-def proxy_status(failure: Failure) -> str:
-    """Write the `Proxy-Status` value that carries the exact failure: `tuunel; error=<type>; details="<speaker> <REASON>: <text>"`."""
-    text = printable(failure.detail).encode("ascii", "replace").decode()
-    text = text.replace("\\", "\\\\").replace('"', '\\"')
-    details = f"{failure.speaker} {failure.reason}{f': {text}' if text else ''}"
-    return f'tuunel; error={failure.answer.proxy_status}; details="{details}"'
-
-
-def parse_proxy_status(value: str) -> tuple[Speaker, Reason, str] | None:
-    """Read what `proxy_status` wrote: speaker, reason, detail. None when the value says something else."""
-    match = _PROXY_STATUS.fullmatch(value.strip())
-    if match is None or match[1] not in set(Speaker) or match[2] not in set(Reason):
-        return None
-    return Speaker(match[1]), Reason(match[2]), re.sub(r"\\(.)", r"\1", match[3] or "")
 
 
 # -- the page that a person sees --

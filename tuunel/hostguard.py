@@ -10,9 +10,9 @@ import h11
 
 from tuunel.address import HostPort
 from tuunel.errors import Failure, Reason, RemoteProtocolError, UsageError
-from tuunel.frontdoor import printable
 from tuunel.httpheaders import check_framing, values
 from tuunel.httpproxy import HEAD_LIMIT, HttpDoor
+from tuunel.proxystatus import printable
 
 _NO_HTTP: Final = "what came is no HTTP/1 request"
 

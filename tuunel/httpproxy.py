@@ -14,7 +14,7 @@ import h11
 from tuunel import pac
 from tuunel.address import HostPort
 from tuunel.errors import Failure, LocalProtocolError, Reason, RemoteProtocolError, UsageError
-from tuunel.frontdoor import CONNECTION_HEADER, Credentials, Refused, Request, failure_page, page, page_policy, proxy_status, under_tuunel
+from tuunel.frontdoor import Credentials, Refused, Request, failure_page, page, page_policy, under_tuunel
 from tuunel.httpheaders import (
     authorised,
     check_framing,
@@ -29,6 +29,7 @@ from tuunel.httpheaders import (
     upgrade,
     values,
 )
+from tuunel.proxystatus import CONNECTION_HEADER, proxy_status
 
 HEAD_LIMIT: Final = 65536  # bytes of a message head or a trailer section: browsers and servers stop at 8 to 64 KiB
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1", "localhost")

@@ -16,7 +16,7 @@ from contextlib import suppress
 from tuunel.address import HostPort, parse_tuunel_name
 from tuunel.control import call
 from tuunel.errors import Failure, NotRunning, Reason, Speaker, UsageError
-from tuunel.frontdoor import CONNECTION_HEADER, parse_proxy_status
+from tuunel.proxystatus import CONNECTION_HEADER, parse_proxy_status
 from tuunel.settings import Home
 
 USAGE = """\

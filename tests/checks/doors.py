@@ -45,7 +45,7 @@ CHECKS = (
     ),
     Check(
         "text for people is printable",
-        "frontdoor.py",
+        "proxystatus.py",
         'return "".join(character if character.isprintable() else " " for character in text[:MAX_DETAIL])',
         "return text[:MAX_DETAIL]",
         "A far side draws on the terminal, or splits a header.",
@@ -69,7 +69,7 @@ CHECKS = (
     ),
     Check(
         "quotes in Proxy-Status are escaped",
-        "frontdoor.py",
+        "proxystatus.py",
         'text = text.replace("\\\\", "\\\\\\\\").replace(\'"\', \'\\\\"\')',
         "text = text",
         "A far side writes another failure into the header.",

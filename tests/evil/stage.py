@@ -14,9 +14,9 @@ from tuunel.agent import Agent
 from tuunel.devices import Device, KnownRelay
 from tuunel.errors import Reason
 from tuunel.events import Alarm, Ready
-from tuunel.frontdoor import parse_proxy_status
 from tuunel.identity import IdentityKey
 from tuunel.proxy import Proxy
+from tuunel.proxystatus import parse_proxy_status
 from tuunel.rawstream import RawStream
 from tuunel.settings import Home
 

@@ -10,9 +10,9 @@ from tests.fuzz.web import WORDS
 from tuunel import netcat
 from tuunel.address import HostPort
 from tuunel.errors import Failure, NotRunning, Reason, Speaker
-from tuunel.frontdoor import MAX_DETAIL, parse_proxy_status, printable, proxy_status
 from tuunel.hostguard import HostGuard, parse_hosts, refusal
 from tuunel.httpproxy import HEAD_LIMIT
+from tuunel.proxystatus import MAX_DETAIL, parse_proxy_status, printable, proxy_status
 
 _HOSTS: Final = parse_hosts("localhost,app.example")
 _DENIED: Final = proxy_status(Failure(Reason.POLICY_DENIED, Speaker.AGENT, 'a "b"')).encode()

@@ -14,7 +14,7 @@ from tests.journeys.targets import closed_port, echo, full_backlog, read_exactly
 from tests.journeys.verdicts import Situation, ask_http, ask_http_connect, ask_nc, assert_everywhere, on, socks_codes
 from tests.journeys.world import LOOPBACK, Machine, Proxy, Relay, Trio, World
 from tuunel.errors import ANSWERS, Reason, Speaker
-from tuunel.frontdoor import parse_proxy_status
+from tuunel.proxystatus import parse_proxy_status
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 

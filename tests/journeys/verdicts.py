@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tests.journeys import doors
 from tests.journeys.world import Machine, Proxy, Trio
 from tuunel.errors import ANSWERS, Reason, Speaker
-from tuunel.frontdoor import parse_proxy_status
+from tuunel.proxystatus import parse_proxy_status
 
 
 @dataclass(frozen=True)
