@@ -2,9 +2,8 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from tuunel.errors import Failure, Reason, UsageError
 
@@ -19,8 +18,7 @@ _ZONE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # an interface, by number or
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
-@dataclass(frozen=True, slots=True)
-class HostPort:
+class HostPort(NamedTuple):
     """A host and a port. `host` is a name, an IPv4 address or an IPv6 address without brackets; empty means the agent's own localhost."""
 
     host: str
@@ -66,8 +64,7 @@ def _read_port(text: str | None, default: int | None, whole: str) -> int:
     return int(text)
 
 
-@dataclass(frozen=True, slots=True)
-class TuunelName:
+class TuunelName(NamedTuple):
     """A name under `.tuunel`, taken apart, in lower case.
 
     `name` is the alias or device ID as typed (dashes kept). `host` is what to reach from there: a LAN name, an IPv4 address or an

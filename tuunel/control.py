@@ -5,7 +5,6 @@ standard library, so that a command that only asks starts fast; what `serve` nee
 """
 
 import json
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,8 +24,6 @@ _ONE_LINE: Final = 'write one line such as {"command": "status"}'
 CALL_TIMEOUT: Final = 30.0  # seconds without a byte of the answer: no command takes longer
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
-
-_logger = logging.getLogger(__name__)
 
 
 async def serve(
@@ -133,7 +130,9 @@ async def _answer(line: bytes, handlers: Mapping[str, Handler]) -> bytes:
     except (KeyError, TypeError, ValueError) as error:
         return _error(UsageError(f"these arguments cannot be meant: {error}", "see docs/reference/control-socket.md"))
     except Exception:
-        _logger.exception("a control command failed")
+        import logging  # noqa: PLC0415 - for a fault of ours alone
+
+        logging.getLogger(__name__).exception("a control command failed")
         return _error(Failure(Reason.INTERNAL))
 
 

@@ -16,9 +16,8 @@ meet: SOCKS5 reply, HTTP status, `Proxy-Status` error type, process exit code, a
 Source: docs/spec/front-doors.md (failure table), docs/reference/errors.md (remedies).
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Speaker(StrEnum):
@@ -76,8 +75,7 @@ class Reason(StrEnum):
     REFUSED_BY_SETTING = "REFUSED_BY_SETTING"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What one reason looks like on every interface."""
 
     socks: int  #: SOCKS5 reply byte, RFC 1928 section 6
