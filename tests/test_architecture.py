@@ -76,6 +76,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "peeruser",
         "userguard",
         "descriptors",
+        "memory",
         "interfaces",
         "networkwatch",
         "listen",

@@ -17,6 +17,7 @@ import anyio
 from tuunel.address import HostPort
 from tuunel.datagrams import DatagramSocket
 from tuunel.errors import Failure, Reason, Speaker
+from tuunel.networkwatch import local_address
 from tuunel.rawstream import RESET_ON_CLOSE, RawStream
 
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -39,7 +40,7 @@ _REASONS: Final = {
     errno.EHOSTDOWN: Reason.HOST_UNREACHABLE,
     errno.ENETUNREACH: Reason.NET_UNREACHABLE,
     errno.ENETDOWN: Reason.NET_UNREACHABLE,
-    errno.EADDRNOTAVAIL: Reason.NET_UNREACHABLE,  # no address of that family here, so no way out
+    errno.EADDRNOTAVAIL: Reason.NET_UNREACHABLE,  # no address of that family here, so no way out; where there is one, see _connect
     errno.EAFNOSUPPORT: Reason.NET_UNREACHABLE,
     errno.EMFILE: Reason.LIMIT,
     errno.ENFILE: Reason.LIMIT,
@@ -257,6 +258,10 @@ async def _connect(address: Address, port: int) -> socket.socket:
             await anyio.wait_writable(sock)
             if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(code, os.strerror(code)) from None
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL and local_address(HostPort(str(address), port)) is not None:
+                raise OSError(errno.ENOBUFS, "no port is left for this target") from error
+            raise
         _refuse_itself(sock)
     except BaseException:
         sock.close()
@@ -320,4 +325,6 @@ def failure_of(errors: Sequence[OSError], speaker: Speaker) -> Failure:
     """Say what one or more failed attempts to reach a target mean: of several reasons the one that tells most."""
     told = [(_REASONS.get(error.errno or 0, Reason.HOST_UNREACHABLE), error) for error in errors]
     reason, error = min(told, key=lambda pair: _TELLING.index(pair[0]))
-    return Failure(reason, speaker, "" if error.errno in _REASONS else str(error.strerror or error))
+    said = error.strerror or str(error)
+    says_no_more = error.errno in _REASONS and said == os.strerror(error.errno)
+    return Failure(reason, speaker, "" if says_no_more else said)

@@ -1,6 +1,7 @@
 """A relay that has no room left says so, keeps what it has, and takes new work as soon as there is room again."""
 
 import contextlib
+import resource
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.journeys.processes import until
 from tests.journeys.targets import echo, read_exactly, serving
 from tests.journeys.world import Machine, Trio, World
 from tuunel.errors import ANSWERS, Reason
+from tuunel.memory import memory_allowed
 from tuunel.relay.server import capacity_within
 
 pytestmark = pytest.mark.real
@@ -24,7 +26,7 @@ def works(opened: doors.Opened) -> bool:
 def test_out_of_descriptors_it_refuses_new_work_and_keeps_the_old(own_world: World) -> None:
     here = own_world.machine()
     relay = own_world.relay(Machine(here.home, ("sh", "-c", f'ulimit -n {FILES}; exec "$@"', "sh")))
-    assert str(capacity_within(FILES)) in relay.process.told("notice")["text"]  # it says what it can hold
+    assert str(capacity_within(FILES, memory_allowed())) in relay.process.told("notice")["text"]  # it says what it can hold
     agent = own_world.agent(relay.link)
     laptop = own_world.laptop(str(agent.invite))
     three = Trio(own_world, relay, agent, laptop, own_world.proxy(laptop))
@@ -51,3 +53,13 @@ def test_out_of_descriptors_it_refuses_new_work_and_keeps_the_old(own_world: Wor
 
         until(again, "there is room again", 30, 0.2)
         assert all(works(each) for each in held[len(held) // 2 :])
+
+
+def test_what_it_can_hold_is_reckoned_by_its_memory_too(own_world: World) -> None:
+    kibibytes = 700_000
+    here = own_world.machine()
+    relay = own_world.relay(Machine(here.home, ("sh", "-c", f'ulimit -v {kibibytes}; exec "$@"', "sh")))
+    room = capacity_within(resource.getrlimit(resource.RLIMIT_NOFILE)[1], kibibytes * 1024)
+    assert f"room for {room} connections" in relay.process.told("notice")["text"]
+    agent = own_world.agent(relay.link)
+    assert agent.invite

@@ -70,6 +70,23 @@ async def test_a_device_that_lets_messages_pile_up_is_closed(ends: tuple[Control
         await device.receive_any()
 
 
+async def test_notices_that_pile_up_are_lost_and_cost_no_connection(
+    ends: tuple[ControlConnection, Hop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partner was banned in the midst of many tunnels: the device that is told of each has done nothing wrong."""
+    monkeypatch.setattr(module, "MAX_POSTED", 3)
+    control, device = ends
+    notices = [Notice(Reason.PEER_UNAVAILABLE, f"t{number}", "") for number in range(5)]
+    for notice in notices:
+        control.post(notice)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(control.deliver)
+        assert [await device.receive_any() for _ in range(3)] == notices[:3]
+        control.post(Ping(bytes(8)))
+        assert await device.receive_any() == Ping(bytes(8))
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_device_that_takes_nothing_is_let_go(ends: tuple[ControlConnection, Hop], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SEND_DEADLINE", 0.05)
     control, _ = ends

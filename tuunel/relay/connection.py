@@ -16,7 +16,7 @@ from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
 from tuunel.identity import DeviceID
 from tuunel.rawstream import RawStream
 from tuunel.relay.protocol import HopChannel
-from tuunel.relay.wire import HopError, Message, Offer, Params, Ping, Pong, Purpose
+from tuunel.relay.wire import HopError, Message, Notice, Offer, Params, Ping, Pong, Purpose
 
 #: A device that takes this long to accept one message is not there any more.
 SEND_DEADLINE: Final = 10.0
@@ -118,11 +118,15 @@ class ControlConnection(DeviceConnection):
         self._dismissed = False
 
     def post(self, message: Message) -> None:
-        """Queue a message for `deliver`; a device that lets too many pile up is closed."""
+        """Queue a message for `deliver`; a device that lets too many pile up is closed.
+
+        A Notice is lost then: it only explains, and a partner that is banned in the midst of a thousand tunnels is no fault of this device.
+        """
         if self._dismissed:
             return
         if len(self._posted) >= MAX_POSTED:
-            self.stream.close()
+            if not isinstance(message, Notice):
+                self.stream.close()
             return
         self._posted.append(message)
         self._news.set()

@@ -21,6 +21,7 @@ from tuunel.events import Alarm, Emit, Measures, Notice, Ready
 from tuunel.links import PLACEHOLDER_HOST
 from tuunel.listen import address_of, open_listeners, serve
 from tuunel.listeners import Announcement
+from tuunel.memory import memory_allowed
 from tuunel.networkwatch import FAR_AWAY, local_address
 from tuunel.rawstream import RawStream
 from tuunel.relay.admin import Admin
@@ -39,6 +40,7 @@ from tuunel.settings import Home
 from tuunel.statefile import damaged
 
 RENEWAL_INTERVAL: Final = 3600.0  #: seconds between looks at the leaf, which is renewed a month before it ends
+CONNECTION_MEMORY: Final = 64 * 1024  #: bytes that a connection is reckoned with: at rest it takes a third
 OWN_FILES: Final = 64  #: descriptors of the relay itself: listeners, registry, control socket and who asks there
 WILDCARDS: Final = frozenset({"::", "0.0.0.0"})
 
@@ -108,7 +110,7 @@ class RelayServer:
 
     async def run(self) -> None:
         """Serve until `stop` and the end of the last tunnel, or until cancelled. At start: StateError, ListenError."""
-        self._capacity = capacity_within(raise_limit())
+        self._capacity = capacity_within(raise_limit(), memory_allowed())
         self._home.ensure()
         store = await Store.open(self._registry_path(), time.time)
         pipes = PipePool()
@@ -249,12 +251,14 @@ class RelayServer:
         return HostPort(_global_address() or PLACEHOLDER_HOST, listening.port)
 
 
-def capacity_within(files: int) -> int:
-    """How many connections of devices a process that may have so many files open can hold: the rest is kept for what must go on.
+def capacity_within(files: int, memory: int) -> int:
+    """How many connections of devices a process that may have so many files open, and use so many bytes, can hold.
 
-    Those are the relay's own files, the pipes that bytes move through, and sockets that have not proved anything yet.
+    The rest is kept for what must go on: the relay's own files, the pipes that bytes move through, and sockets that have not proved
+    anything yet; and half of the memory.
     """
-    return max(files - OWN_FILES - 2 * (MAX_LENT + KEEP) - min(MAX_UNPROVEN, files // 8), 2)
+    within_files = files - OWN_FILES - 2 * (MAX_LENT + KEEP) - min(MAX_UNPROVEN, files // 8)
+    return max(min(within_files, memory // 2 // CONNECTION_MEMORY), 2)
 
 
 def _global_address() -> str | None:
