@@ -113,7 +113,7 @@ class ControlConnection(DeviceConnection):
         super().__init__(stream, device, public_key, params)
         self._posted: deque[Message] = deque()
         self._news = anyio.Event()
-        self._sign = anyio.Event()
+        self._sign: anyio.Event | None = None  # what those wait for who ask whether the device is alive
         self.over = False  #: the device will never say anything again
         self._dismissed = False
 
@@ -152,7 +152,7 @@ class ControlConnection(DeviceConnection):
 
     async def answers(self, patience: float) -> bool:
         """Ask whether the device is alive: False when nothing came within `patience` seconds, or the connection has ended."""
-        sign = self._sign
+        sign = self._sign = self._sign or anyio.Event()
         self.post(Ping(os.urandom(8)))
         with anyio.move_on_after(patience):
             await sign.wait()
@@ -160,8 +160,9 @@ class ControlConnection(DeviceConnection):
 
     def heard(self) -> None:
         """The device has said something: wake those who ask."""
-        self._sign.set()
-        self._sign = anyio.Event()
+        if self._sign is not None:
+            self._sign.set()
+            self._sign = None
 
     def end(self) -> None:
         """Note that the conversation is over, and wake those who ask."""
@@ -192,8 +193,9 @@ class ReadyConnection(DeviceConnection):
             self._released.set()
 
     def into_pipe(self) -> bytes:
-        """End hop mode; the offer has been passed on."""
+        """End hop mode; the offer has been passed on, and nobody parks this again."""
         self.offer = _NONE
+        del self._parking, self._released
         return super().into_pipe()
 
     async def claim(self) -> bool:
@@ -236,6 +238,11 @@ class DialConnection(DeviceConnection):
         if isinstance(answer, Failure):
             raise answer
         return answer
+
+    def into_pipe(self) -> bytes:
+        """End hop mode; no open waits any more."""
+        del self._answered
+        return super().into_pipe()
 
     async def _watch(self) -> None:
         # From OPEN to its answer the device has nothing to say: whatever comes is its end, or breaks the rules.
