@@ -109,10 +109,10 @@ class TunnelPool:
         self._tasks.cancel_scope.cancel()
         for tunnel in list(self._live):
             tunnel.reset()
-        self._carers.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)  # so that what the body raised comes out alone, and not in a group
         finally:
+            self._carers.cancel()  # only now: until then a refill that was just done may put another one there
             await self._carers.__aexit__(None, None, None)
 
     def census(self) -> dict[str, int]:
