@@ -1,7 +1,7 @@
 """Tasks that run beside their owner, for the paths that every connection takes.
 
-A task group gives each of its tasks a cancel scope, a handle and an event: some 4 KiB, and as much time as the relay needs to move a
-message. On asyncio a companion is a bare task; elsewhere (trio) it is a task of a task group, behind the same contract.
+A task group gives each of its tasks a cancel scope, a handle and an event, which cost more than most of what runs here.
+On asyncio a companion is a bare task; elsewhere (trio) it is a task of a task group, behind the same contract.
 """
 
 import asyncio
