@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import anyio
 import pytest
 
 from tests.world import Trio, World, device_of, echo, pool_of, trio, world
@@ -12,9 +13,10 @@ from tuunel.address import HostPort
 from tuunel.devices import Devices
 from tuunel.errors import Failure, Reason, Speaker, UsageError
 from tuunel.events import Ready
-from tuunel.identity import IdentityKey
+from tuunel.identity import DeviceID, IdentityKey
 from tuunel.links import Invite, parse_invite, parse_link
 from tuunel.rawstream import receive_chunk
+from tuunel.relay.store import Store
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +40,19 @@ async def test_pairing_remembers_the_device_and_grants_access() -> None:
         async with pool_of(home) as pool:
             tunnel, _ = await pool.connect(device, HostPort("", port), b"x")
             assert await receive_chunk(tunnel, pool._buffers) == b"x"
+
+
+async def test_the_relay_lets_a_machine_through_from_the_moment_that_its_pairing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the relay's disk is: what the agent has to say of a used-up invite is longer on its way than the next OPEN."""
+    drop = Store.drop_token
+
+    async def slow(store: Store, device: DeviceID, token_hash: bytes) -> None:
+        await anyio.sleep(0.3)
+        await drop(store, device, token_hash)
+
+    monkeypatch.setattr(Store, "drop_token", slow)
+    async with three() as (_, roles), pool_of(roles.home) as pool:
+        (await pool.open(roles.device)).reset()
 
 
 async def test_without_a_name_the_device_names_itself() -> None:

@@ -92,6 +92,7 @@ async def test_questions_make_the_agent_ask_the_relay_twice_a_second_at_most(mon
 
     monkeypatch.setattr(Presence, "_round_trip", counted)
     async with three() as (_, roles), pool_of(roles.home) as pool:
+        pings.clear()  # of the pairing
         started = time.monotonic()
         one, other = [await opened(pool, roles, Service.RELAY_RTT) for _ in range(2)]
         told = {await ask_relay_rtt(tunnel, pool._buffers) for tunnel in (one, other) * 20}

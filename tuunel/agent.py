@@ -75,7 +75,7 @@ class Agent:
             label=device_label(),
             surroundings=self._surroundings,
             stamp=self._stamp,
-            changed=self._grants_changed,
+            changed=self._let_in,
             relay_rtt=self._relay_rtt,
             emit=emit,
         )
@@ -255,6 +255,13 @@ class Agent:
                     await self._connection.send(DropToken(token_hash(token)))
             await self._send_admission()
 
+    async def _let_in(self) -> None:
+        """Tell the relay of a new grant and wait until it knows: the client's next OPEN, on a connection of its own, may be faster."""
+        await self._grants_changed()
+        if self._presence is not None:
+            with suppress(Failure):
+                await self._presence.settle()
+
     # what a target must not be
 
     def _surroundings(self) -> Surroundings:
@@ -292,13 +299,13 @@ class Agent:
         write = partial(self._grants.make_invite, secret, targets, uses=uses, expires=expires, name=name, now=now, access=access)
         await to_thread.run_sync(write)  # before the relay is asked: what cannot be meant must leave no live token behind
         invite = Invite(RelayLink(self._relay.address, self._relay.id, token), self._identity.device_id, secret)
+        await self._send_admission()  # first: once the token is minted, the relay knows both
         minted = await self._mint(token, invite.invite_id, uses, expires)
         if minted.reason is None:
             self._invite_tokens[invite.invite_id] = token
         else:
             self._emit(Notice("the relay lets this machine enrol nobody: the invite is for machines that are enrolled already"))
             invite = Invite(RelayLink(self._relay.address, self._relay.id, None), self._identity.device_id, secret)
-        await self._send_admission()
         return {"invite": str(invite), "expires": expires, "uses": uses, "targets": list(targets), "access": access}
 
     async def _mint(self, token: bytes, invite_id: bytes, uses: int, expires: int) -> Minted:

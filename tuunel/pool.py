@@ -42,6 +42,7 @@ STANDBY: Final = 2  #: tunnels kept ready for a device in use
 LARGEST_STANDBY: Final = 64  #: a browser's burst; an agent allows many more
 STANDBY_LIFETIME: Final = 60.0  #: seconds after a device's last use until its standbys are dropped
 FRESH: Final = 3.0  #: seconds after a sign of life of a standby in which it is trusted with app bytes: they cannot be taken back
+PAIRING_PATIENCE: Final = 10.0  #: seconds to wait for the answer to an invite: an agent writes to its disk, and waits for its relay
 LEAST_PATIENCE: Final = 3.0  #: seconds to wait for a tunnel's first sign of life, at least; four round trips where those are longer
 
 #: What another relay of the same device may do better.
@@ -183,7 +184,7 @@ class TunnelPool:
 
     async def prove(self, device: Device, invite: Invite) -> str:
         """Use up `invite` at the agent: it grants this machine access. Returns what the agent's machine calls itself. Raises Failure."""
-        tunnel = await self._open_by(device.relays[0], self._initiator(device, device.relays[0], invite), None, b"", device)
+        tunnel = await self._open_by(device, device.relays[0], None, b"", invite)
         tunnel.reset()
         return tunnel.peer_label
 
@@ -201,7 +202,7 @@ class TunnelPool:
     async def _open_somewhere(self, device: Device, request: Target | None, early: bytes) -> Tunnel:
         for relay in device.relays:
             try:
-                return await self._open_by(relay, self._initiator(device, relay), request, early, device)
+                return await self._open_by(device, relay, request, early)
             except Failure as failure:
                 if failure.reason in _ALARMS:
                     self._emit(Alarm(f"{device.name}: {failure}"))
@@ -209,7 +210,11 @@ class TunnelPool:
                     raise
         raise Failure(Reason.NOT_PAIRED)
 
-    async def _open_by(self, relay: KnownRelay, initiator: Initiator, request: Target | None, early: bytes, device: Device) -> Tunnel:
+    async def _open_by(
+        self, device: Device, relay: KnownRelay, request: Target | None, early: bytes, invite: Invite | None = None
+    ) -> Tunnel:
+        initiator = self._initiator(device, relay, invite)
+        patience = self._patience(device.id) if invite is None else PAIRING_PATIENCE
         dials = self.dial_pool(relay)
         connection, answer = await dials.open(Open(initiator.open_message()))
         if isinstance(answer, HopError):
@@ -220,14 +225,14 @@ class TunnelPool:
         except BaseException:
             connection.stream.reset()
             raise
-        tunnel = await initiate(stream, initiator, self._buffers, target=request, early=early, answer_within=self._patience(device.id))
+        tunnel = await initiate(stream, initiator, self._buffers, target=request, early=early, answer_within=patience)
         self._live.add(tunnel.records)
         self._leads_to[tunnel.records] = device
         if tunnel.rtt is not None:
             self._rtt[device.id] = tunnel.rtt
         return tunnel
 
-    def _initiator(self, device: Device, relay: KnownRelay, invite: Invite | None = None) -> Initiator:
+    def _initiator(self, device: Device, relay: KnownRelay, invite: Invite | None) -> Initiator:
         return Initiator(
             self._identity,
             device.id,

@@ -119,6 +119,10 @@ class Presence:
                 self._measured = time.monotonic(), await self._round_trip()
             return self._measured[1]
 
+    async def settle(self) -> None:
+        """Return when the relay has acted on all that was sent to it before: it answers a PING in its turn. Raises as `measure`."""
+        await self._round_trip()
+
     async def _round_trip(self) -> float:
         if self._connection is None:
             raise Failure(Reason.RELAY_UNREACHABLE, detail="offline")
