@@ -196,6 +196,7 @@ class Agent:
                 tasks.start_soon(ready.run)
                 await ready.waiting.wait()
                 if not self._announced:
+                    await self._settle()
                     self._emit(await self._ready_event(connection))
                     self._announced = True
         finally:
@@ -258,6 +259,10 @@ class Agent:
     async def _let_in(self) -> None:
         """Tell the relay of a new grant and wait until it knows: the client's next OPEN, on a connection of its own, may be faster."""
         await self._grants_changed()
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Wait until the relay knows whom to let through, if it is there."""
         if self._presence is not None:
             with suppress(Failure):
                 await self._presence.settle()

@@ -232,7 +232,7 @@ class TunnelPool:
             self._rtt[device.id] = tunnel.rtt
         return tunnel
 
-    def _initiator(self, device: Device, relay: KnownRelay, invite: Invite | None) -> Initiator:
+    def _initiator(self, device: Device, relay: KnownRelay, invite: Invite | None = None) -> Initiator:
         return Initiator(
             self._identity,
             device.id,
