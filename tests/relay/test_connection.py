@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 
 import anyio
 import pytest
@@ -48,7 +49,7 @@ async def test_what_is_posted_and_what_is_answered_never_mix_on_the_wire(ends: t
     async with anyio.create_task_group() as tasks:
         for notice in notices:
             control.post(notice)
-        tasks.start_soon(control.deliver)
+        control.deliver_with(partial(tasks.start_soon, control.deliver))
         tasks.start_soon(lambda: control.converse(silence=60, dead=120))
         await device.send(*pings)
         await anyio.wait_all_tasks_blocked()  # the delivery has filled the socket, the pings have been read
@@ -80,7 +81,7 @@ async def test_notices_that_pile_up_are_lost_and_cost_no_connection(
     for notice in notices:
         control.post(notice)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(control.deliver)
+        control.deliver_with(partial(tasks.start_soon, control.deliver))
         assert [await device.receive_any() for _ in range(3)] == notices[:3]
         control.post(Ping(bytes(8)))
         assert await device.receive_any() == Ping(bytes(8))

@@ -3,7 +3,7 @@
 Source: docs/spec/tunnel.md section 2, docs/spec/relay.md, "Control connections".
 """
 
-from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import anyio
@@ -76,8 +76,12 @@ class Attendance:
         try:
             async with companions() as beside:
                 with anyio.CancelScope() as conversation:
-                    beside.start(_deliver, control, conversation)
-                    if not await self._converse(control):
+                    control.deliver_with(partial(beside.start, _deliver, control, conversation))
+                    try:
+                        delivers = await self._converse(control)
+                    finally:
+                        control.deliver_with(None)
+                    if not delivers:
                         beside.cancel()
         finally:
             self._seen.add(control.device)
@@ -127,6 +131,9 @@ class Attendance:
 
 
 async def _deliver(control: ControlConnection, conversation: anyio.CancelScope) -> None:
-    with suppress(*LOST):
+    try:
         await control.deliver()
-    conversation.cancel()
+    except LOST:
+        conversation.cancel()
+    if control.dismissed:
+        conversation.cancel()

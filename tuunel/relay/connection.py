@@ -5,6 +5,7 @@ Source: docs/spec/tunnel.md sections 2 and 3, docs/spec/relay.md, "Connections".
 
 import os
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -107,44 +108,56 @@ class DeviceConnection:
 
 
 class ControlConnection(DeviceConnection):
-    """The presence of one running instance. Everybody may `post`; one task converses and another one delivers, which alone sends."""
+    """The presence of one running instance. Everybody may `post`; one task converses, and one that `deliver`s alone sends.
+
+    Presences mostly rest: what delivers is started when there is something to deliver, and costs nothing until then.
+    """
 
     def __init__(self, stream: RawStream, device: DeviceID, public_key: bytes, params: Params) -> None:
         super().__init__(stream, device, public_key, params)
         self._posted: deque[Message] = deque()
-        self._news = anyio.Event()
+        self._start: Callable[[], object] | None = None
+        self._delivering = False
         self._sign: anyio.Event | None = None  # what those wait for who ask whether the device is alive
         self.over = False  #: the device will never say anything again
-        self._dismissed = False
+        self.dismissed = False  #: the relay's last word is posted
+
+    def deliver_with(self, start: Callable[[], object] | None) -> None:
+        """Have `start()` run `deliver` whenever something is posted and nobody delivers, from now on; None: never any more."""
+        self._start = start
+        self._see_to_delivery()
+
+    def _see_to_delivery(self) -> None:
+        if self._posted and self._start is not None and not self._delivering:
+            self._delivering = True
+            self._start()
 
     def post(self, message: Message) -> None:
-        """Queue a message for `deliver`; a device that lets too many pile up is closed.
+        """Queue a message for delivery; a device that lets too many pile up is closed.
 
         A Notice is lost then: it only explains, and a partner that is banned in the midst of a thousand tunnels is no fault of this device.
         """
-        if self._dismissed:
+        if self.dismissed:
             return
         if len(self._posted) >= MAX_POSTED:
             if not isinstance(message, Notice):
                 self.stream.close()
             return
         self._posted.append(message)
-        self._news.set()
+        self._see_to_delivery()
 
     def dismiss(self, failure: Failure) -> None:
-        """Queue the relay's last word: `deliver` returns when it is said, and the connection ends."""
+        """Queue the relay's last word: when it is delivered, the connection ends."""
         self.post(HopError(failure.reason, failure.retry_after, failure.detail))
-        self._dismissed = True
+        self.dismissed = True
 
     async def deliver(self) -> None:
-        """Send what is posted, until the connection is dismissed. Raises one of LOST."""
-        while True:
+        """Send what is posted, until nothing is left. Raises one of LOST."""
+        try:
             while self._posted:
                 await self.send(self._posted.popleft())
-            if self._dismissed:
-                return
-            await self._news.wait()
-            self._news = anyio.Event()
+        finally:
+            self._delivering = False
 
     async def say(self, message: Message) -> None:
         """Post it: `deliver` alone may send, or two half-written records would mix."""
@@ -177,11 +190,13 @@ class ReadyConnection(DeviceConnection):
         super().__init__(stream, device, public_key, params)
         self.offer = _NONE
         self._parking = anyio.CancelScope()
-        self._released = anyio.Event()
+        self._parks = False
+        self._released: anyio.Event | None = None  # what the open waits for that claims this
         self._lost = False
 
     async def park(self, *, silence: float, dead: float) -> None:
         """Keep the connection alive; returns when it is claimed and this task must leave it alone. Raises one of LOST before that."""
+        self._parks = True
         try:
             with self._parking:
                 await self.converse(silence=silence, dead=dead)
@@ -190,7 +205,9 @@ class ReadyConnection(DeviceConnection):
             self._lost = True
             raise
         finally:
-            self._released.set()
+            self._parks = False
+            if self._released is not None:
+                self._released.set()
 
     def into_pipe(self) -> bytes:
         """End hop mode; the offer has been passed on, and nobody parks this again."""
@@ -200,8 +217,10 @@ class ReadyConnection(DeviceConnection):
 
     async def claim(self) -> bool:
         """Take the connection from the task that parks it; False when it has been lost meanwhile."""
-        self._parking.cancel()
-        await self._released.wait()
+        if self._parks:
+            self._released = anyio.Event()
+            self._parking.cancel()
+            await self._released.wait()
         return not self._lost
 
 
