@@ -86,7 +86,9 @@ class Window:
     def __init__(self, home: Path, *before: str) -> None:
         self.home = home
         self._screen, theirs = pty.openpty()
-        argv = [program("setsid"), "--ctty", *before, *tuunel_argv("proxy", "--listen", "127.0.0.1:0")]
+        # as a shell starts it, however this test was started
+        fresh = [program("setsid"), "--ctty", program("env"), "--default-signal=HUP"]
+        argv = [*fresh, *before, *tuunel_argv("proxy", "--listen", "127.0.0.1:0")]
         with (home / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 argv, env=clean_environment(TUUNEL_HOME=str(home)), stdin=theirs, stdout=theirs, stderr=log, cwd=home
