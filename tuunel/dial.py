@@ -18,7 +18,7 @@ from tuunel.address import HostPort
 from tuunel.datagrams import DatagramSocket
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.networkwatch import local_address
-from tuunel.rawstream import RESET_ON_CLOSE, RawStream
+from tuunel.rawstream import RESET_ON_CLOSE, RawStream, stay_unpaced
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Allow: TypeAlias = Callable[[list[Address]], Sequence[Address]]
@@ -250,6 +250,8 @@ async def _connect(address: Address, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
     try:
         sock.settimeout(0)
+        if address.is_loopback:
+            stay_unpaced(sock)
         # An attempt that is given up may have connected by then: its target must see a reset, not somebody who has said nothing and ended.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         try:

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 from tuunel.address import HostPort
 from tuunel.errors import ListenError, TuunelError
 from tuunel.rawsocket import RawSocket, host_port_of
-from tuunel.rawstream import RESET_ON_CLOSE, RawStream
+from tuunel.rawstream import RESET_ON_CLOSE, RawStream, stay_unpaced
 from tuunel.statefile import locked
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")
@@ -213,6 +213,8 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+        if ip_address(host).is_loopback:
+            stay_unpaced(listener)
         listener.bind((host, port))
         listener.listen(BACKLOG)
         listener.settimeout(0)

@@ -282,6 +282,15 @@ async def send_bytes(conduit: Conduit, buffers: BufferPool, data: Bytes) -> None
         rest = rest[n:]
 
 
+def stay_unpaced(sock: socket.socket) -> None:
+    """Choose a congestion control without pacing, for connections that never leave this machine: BBR, if it is the system's own, paces them
+    too, which costs most of what else they take. Before `connect` or `listen`: what was paced once stays paced.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # this system grants nothing but its own
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")  # the one that every kernel has and grants to everybody
+
+
 def _set_options(sock: socket.socket) -> None:
     # Until it is closed cleanly: the kernel closes what a killed process has left, and a peer must not take that for the end.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
