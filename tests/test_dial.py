@@ -14,7 +14,7 @@ import pytest
 from tests.world import PATIENCE, unchanged_descriptors
 from tuunel import dial as dialling
 from tuunel.address import HostPort
-from tuunel.dial import Address, dial, dial_datagram, dial_unix, resolve
+from tuunel.dial import Address, dial, dial_at_once, dial_datagram, dial_unix, resolve
 from tuunel.errors import Failure, Reason, Speaker
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +65,76 @@ def place() -> Iterator[Path]:
 def port_of(sock: socket.socket) -> int:
     port: int = sock.getsockname()[1]
     return port
+
+
+class Bound(socket.socket):
+    """On loopback the kernel may give a connecting socket the very port that it connects to."""
+
+    def connect(self, address: tuple[str, int]) -> None:  # type: ignore[override]
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self.bind(address)
+        super().connect(address)
+
+
+class TestAtOnce:
+    """A service of this machine is connected within the call; everything else is left to `dial`."""
+
+    @pytest.mark.parametrize("host", ["", "127.0.0.1"])
+    async def test_a_service_of_this_machine_is_connected_within_the_call(self, host: str, listener: socket.socket) -> None:
+        stream = dial_at_once(HostPort(host, port_of(listener)), allow=everything)
+        assert stream is not None
+        assert stream.peer == HostPort("127.0.0.1", port_of(listener))
+        accepted, _ = listener.accept()
+        with accepted:
+            await stream.send_all(b"hello")
+            assert accepted.recv(10) == b"hello"
+            stream.close()
+            assert accepted.recv(10) == b""
+
+    async def test_what_takes_a_wait_or_a_lookup_is_not_begun(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def nothing(*_: object) -> socket.socket:
+            raise AssertionError("it was dialled")
+
+        monkeypatch.setattr(dialling, "_begin_to_connect", nothing)
+        for host in ("localhost", "nas.lan", "192.168.1.10", "fd00::1"):
+            assert dial_at_once(HostPort(host, 80), allow=everything) is None
+
+    async def test_a_refusal_is_left_to_be_told_and_nothing_is_left_open(self, refusing_port: int) -> None:
+        with unchanged_descriptors():
+            assert dial_at_once(HostPort("127.0.0.1", refusing_port), allow=everything) is None
+        with pytest.raises(Failure) as refused:
+            await dial(HostPort("127.0.0.1", refusing_port), allow=everything)
+        assert refused.value.reason is Reason.CONNECTION_REFUSED
+
+    async def test_a_full_queue_is_left_to_be_waited_for(self) -> None:
+        full = socket.create_server(("127.0.0.1", 0), backlog=0)
+        with full, socket.create_connection(full.getsockname()), unchanged_descriptors():  # one is what it holds
+            assert dial_at_once(HostPort("127.0.0.1", port_of(full)), allow=everything) is None
+
+    async def test_only_what_is_allowed_is_dialled(self, listener: socket.socket) -> None:
+        def deny(_: Sequence[Address]) -> Sequence[Address]:
+            raise Failure(Reason.POLICY_DENIED, Speaker.AGENT)
+
+        with pytest.raises(Failure) as denied:
+            dial_at_once(HostPort("127.0.0.1", port_of(listener)), allow=deny)
+        assert denied.value.reason is Reason.POLICY_DENIED
+        assert dial_at_once(HostPort("127.0.0.1", port_of(listener)), allow=lambda _: []) is None
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+    async def test_a_connection_with_itself_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = port_of(probe)
+        monkeypatch.setattr(socket, "socket", Bound)
+        assert dial_at_once(HostPort("127.0.0.1", port), allow=everything) is None
+
+    async def test_what_is_allowed_is_dialled_and_not_what_was_asked_for(self, listener6: socket.socket) -> None:
+        stream = dial_at_once(HostPort("", port_of(listener6)), allow=lambda _: [V6])
+        assert stream is not None
+        assert stream.peer == HostPort("::1", port_of(listener6))
+        stream.close()
 
 
 class TestConnecting:
@@ -192,14 +262,6 @@ class TestConnecting:
             stream.close()
 
     async def test_a_connection_with_itself_is_a_refusal(self, refusing_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """On loopback the kernel may give a connecting socket the very port that it connects to."""
-
-        class Bound(socket.socket):
-            def connect(self, address: tuple[str, int]) -> None:  # type: ignore[override]
-                self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                self.bind(address)
-                super().connect(address)
-
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = port_of(probe)

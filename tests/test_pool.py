@@ -181,8 +181,8 @@ async def test_a_stale_standby_costs_no_connection(monkeypatch: pytest.MonkeyPat
             each.records.heard -= module.FRESH
         heard.clear()
 
-        def swallow(self: RawStream, data: bytes) -> int:
-            return len(data) if self in [tunnel.stream for tunnel in stale] else send_now(self, data)
+        def swallow(self: RawStream, data: bytes, **how: bool) -> int:
+            return len(data) if self in [tunnel.stream for tunnel in stale] else send_now(self, data, **how)
 
         send_now = RawStream.send_now
         monkeypatch.setattr(RawStream, "send_now", swallow)
@@ -212,10 +212,10 @@ async def test_early_bytes_travel_with_the_request_on_a_standby_that_was_just_he
             each.records.heard -= silent_for
         heard.clear()
 
-        def note(self: RawStream, data: bytes) -> int:
+        def note(self: RawStream, data: bytes, **how: bool) -> int:
             nonlocal sent
             sent += len(data) if self in [tunnel.stream for tunnel in waiting] else 0
-            return send_now(self, data)
+            return send_now(self, data, **how)
 
         async def answer(self: Tunnel) -> HostPort:
             sent_at_the_answer.append(sent)
@@ -239,7 +239,7 @@ async def test_what_was_sent_with_a_request_that_nobody_answered_is_not_sent_aga
         await until(lambda: standbys(pool, roles.device) >= STANDBY)
         pool._rtt.clear()
         heard.clear()
-        monkeypatch.setattr(RawStream, "send_now", lambda _, data: len(data))
+        monkeypatch.setattr(RawStream, "send_now", lambda _, data, **__: len(data))
         with pytest.raises(Failure) as failed:
             await pool.connect(roles.device, HostPort("", port), b"early")
         monkeypatch.undo()

@@ -1,6 +1,7 @@
 """A tunnel as a Conduit: what it carries, how it ends, when it is lost, and that it gives everything back."""
 
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -13,13 +14,13 @@ from tests.world import PATIENCE, open_descriptors, until
 from tuunel import tunnel as module
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
-from tuunel.e2e.records import RecordOpener, RecordSealer
-from tuunel.e2e.wire import FIN_BODY, FLOW_RECORDS, Command, Connected, Direction, Error, RecordType, Target
+from tuunel.e2e.records import MAX_EARLY_BODY, OVERHEAD, RecordOpener, RecordSealer
+from tuunel.e2e.wire import FIN_BODY, FIN_RECYCLABLE, FLOW_RECORDS, Command, Connected, Direction, Error, RecordType, Target
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.events import Traffic
 from tuunel.liveness import watch_tunnels
 from tuunel.pump import PumpEnd, copy_both_ways
-from tuunel.rawstream import RawStream, receive_chunk, send_bytes
+from tuunel.rawstream import MORE, RawStream, receive_chunk, send_bytes
 from tuunel.recordstream import DEAD, KEY_LIFETIME, QUIET, RecordStream
 from tuunel.tunnel import ANSWER_TIMEOUT, EARLY_LIMIT, Tunnel, TunnelCut
 
@@ -115,8 +116,8 @@ class Far:
     async def open(self) -> None:
         """As the agent: connect what the forward side asks for."""
         await self.tunnel.request(TARGET)
-        await self.hear(RecordType.CONNECT)
         await self.say(RecordType.PONG, await self.hear(RecordType.PING))
+        await self.hear(RecordType.CONNECT)
         await self.say(RecordType.CONNECTED, Connected(BOUND).encode())
         await self.tunnel.answer(PATIENCE)
 
@@ -317,11 +318,60 @@ async def test_a_standby_that_answers_what_was_not_asked_is_of_no_use(kind: Reco
 # opening
 
 
+async def test_a_request_its_ping_and_the_early_bytes_go_out_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    early = MEBIBYTE[: 2 * MAX_EARLY_BODY + 1]
+    async with far() as peer:
+        sent = noted_writes(monkeypatch)
+        assert peer.tunnel.request_now(TARGET, early) is None
+        assert len(sent) == 1
+        assert len(await peer.hear(RecordType.PING)) == 8
+        assert Target.decode(await peer.hear(RecordType.CONNECT)) == TARGET
+        assert b"".join([await peer.hear(RecordType.DATA) for _ in range(3)]) == early
+
+
+async def test_a_request_that_the_connection_does_not_take_at_once_has_a_rest() -> None:
+    async with far() as peer:
+        size = fill(peer.tunnel.stream)
+        rest = peer.tunnel.request_now(TARGET, b"early")
+        assert rest is not None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(rest)
+            with anyio.fail_after(PATIENCE):
+                await peer.stream.receive_exactly(size)
+        await peer.hear(RecordType.PING)
+        await peer.hear(RecordType.CONNECT)
+        assert await peer.hear(RecordType.DATA) == b"early"
+
+
+async def test_the_answer_takes_the_pong_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ends(opened=False) as both:
+        await both.forward.request(TARGET)
+        assert await both.agent.requested() == TARGET
+        sent = noted_writes(monkeypatch)
+        await both.agent.answer_connected(BOUND)
+        assert len(sent) == 1
+        assert await both.forward.answer(PATIENCE) == BOUND
+        assert both.forward.rtt is not None
+
+
+def noted_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How much each write takes from here on."""
+    sent: list[int] = []
+
+    def note(self: RawStream, data: bytes, **how: bool) -> int:
+        sent.append(send_now(self, data, **how))
+        return sent[-1]
+
+    send_now = RawStream.send_now
+    monkeypatch.setattr(RawStream, "send_now", note)
+    return sent
+
+
 async def test_an_answer_may_take_longer_than_the_sign_of_life() -> None:
     async with far() as peer:
         await peer.tunnel.request(TARGET)
-        await peer.hear(RecordType.CONNECT)
         nonce = await peer.hear(RecordType.PING)
+        await peer.hear(RecordType.CONNECT)
         await peer.say(RecordType.PONG, nonce)
         answers: list[HostPort] = []
 
@@ -752,6 +802,40 @@ async def test_a_tunnel_that_both_ends_keep_is_used_again_under_other_keys() -> 
         assert await forward.answer(PATIENCE) == BOUND
         await write(forward, b"second use")
         assert await read(agent) == b"second use"
+
+
+@pytest.mark.skipif(not MORE, reason="only Linux sends two writes together")
+async def test_the_last_end_goes_with_what_begins_the_next_use() -> None:
+    """Relay and peer wake up once for both."""
+    async with half_ended() as peer:
+        await peer.tunnel.write_eof()
+        with pytest.raises(BlockingIOError):
+            peer.stream._sock.recv(1, socket.MSG_PEEK)
+        await peer.tunnel.aclose()
+        assert len(await peer.stream.receive()) == OVERHEAD + len(FIN_RECYCLABLE) + OVERHEAD  # KEY_UPDATE has no body
+
+
+async def test_the_last_end_arrives_soon_where_nothing_follows() -> None:
+    async with half_ended() as peer:
+        await peer.tunnel.write_eof()
+        await peer.hear(RecordType.FIN)
+
+
+@asynccontextmanager
+async def half_ended() -> AsyncIterator[Far]:
+    """The agent's end of a tunnel whose forward side has ended, and would use it again."""
+    nexts: list[Tunnel] = []
+    async with far(FORTH) as peer:
+        peer.tunnel.keep = nexts.append
+        await peer.say(RecordType.CONNECT, TARGET.encode())
+        await peer.tunnel.requested()
+        await peer.tunnel.answer_connected(BOUND)
+        await peer.hear(RecordType.CONNECTED)
+        await peer.say(RecordType.FIN, FIN_RECYCLABLE)
+        assert await read(peer.tunnel) == b""
+        yield peer
+        for tunnel in nexts:
+            tunnel.reset()
 
 
 @pytest.mark.parametrize(("forward", "agent"), [(False, True), (True, False), (False, False)])

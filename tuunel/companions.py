@@ -65,7 +65,16 @@ class _BareTask:
         self._cancelled = True
 
     async def ended(self) -> None:
-        await asyncio.wait((self.task,))
+        if self.task.done():
+            return
+        over: asyncio.Future[None] = self.task.get_loop().create_future()
+
+        def tell(_: asyncio.Task[None]) -> None:
+            if not over.done():  # who waits may have been cancelled
+                over.set_result(None)
+
+        self.task.add_done_callback(tell)
+        await over
 
     async def _run(self, work: Work, args: tuple[Any, ...]) -> None:
         self._begun = True

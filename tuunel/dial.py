@@ -72,6 +72,26 @@ async def dial(target: HostPort, *, allow: Allow, speaker: Speaker = Speaker.LOC
     raise Failure(Reason.CONNECT_TIMEOUT, speaker, f"{target} within {timeout:g} s")
 
 
+def dial_at_once(target: HostPort, *, allow: Allow) -> RawStream | None:
+    """Connect to a service of this machine, which its kernel does within the call; the caller owns the stream. Otherwise as `dial`.
+
+    None for what takes a wait or a lookup, or fails: `dial` has the rest to say. `allow` may raise its own.
+    """
+    addresses = _addresses_at_once(target.host)
+    if not addresses or not (allowed := allow(addresses)) or not allowed[0].is_loopback:
+        return None
+    try:
+        sock = _begin_to_connect(allowed[0], target.port)
+    except OSError:
+        return None
+    try:
+        _refuse_itself(sock)  # which is an error, too, where nothing is connected yet
+        return RawStream(sock)
+    except OSError:
+        sock.close()
+        return None
+
+
 async def dial_datagram(
     target: HostPort,
     *,
@@ -130,12 +150,8 @@ async def resolve(host: str, port: int, *, speaker: Speaker = Speaker.LOCAL) -> 
 
     Failure(NAME_NOT_RESOLVED) when there is none.
     """
-    if not host:
-        return list(LOCALHOST)
-    try:
-        return [ip_address(host)]
-    except ValueError:
-        pass
+    if at_once := _addresses_at_once(host):
+        return at_once
     try:
         found = await _look_up(host, port)
     except (socket.gaierror, ValueError) as error:  # ValueError: no name that DNS could hold
@@ -144,6 +160,16 @@ async def resolve(host: str, port: int, *, speaker: Speaker = Speaker.LOCAL) -> 
     except OSError as error:
         raise failure_of([error], speaker) from error
     return list(dict.fromkeys(found))
+
+
+def _addresses_at_once(host: str) -> list[Address]:
+    """The addresses of a host that needs no lookup; none of a name."""
+    if not host:
+        return list(LOCALHOST)
+    try:
+        return [ip_address(host)]
+    except ValueError:
+        return []
 
 
 async def _look_up(host: str, port: int) -> list[Address]:
@@ -247,6 +273,20 @@ class _Race:
 
 
 async def _connect(address: Address, port: int) -> socket.socket:
+    sock = _begin_to_connect(address, port)
+    try:
+        await anyio.wait_writable(sock)
+        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(code, os.strerror(code))
+        _refuse_itself(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _begin_to_connect(address: Address, port: int) -> socket.socket:
+    """A socket that connects, or has connected: either is told by its getting writable."""
     sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
     try:
         sock.settimeout(0)
@@ -254,17 +294,13 @@ async def _connect(address: Address, port: int) -> socket.socket:
             stay_unpaced(sock)
         # An attempt that is given up may have connected by then: its target must see a reset, not somebody who has said nothing and ended.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        try:
+        with suppress(BlockingIOError):
             sock.connect(_socket_address(address, port))
-        except BlockingIOError:
-            await anyio.wait_writable(sock)
-            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(code, os.strerror(code)) from None
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL and local_address(HostPort(str(address), port)) is not None:
-                raise OSError(errno.ENOBUFS, "no port is left for this target") from error
-            raise
-        _refuse_itself(sock)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRNOTAVAIL and local_address(HostPort(str(address), port)) is not None:
+            raise OSError(errno.ENOBUFS, "no port is left for this target") from error
+        raise
     except BaseException:
         sock.close()
         raise

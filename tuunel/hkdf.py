@@ -5,6 +5,7 @@ Every secret of the hop handshake, the end-to-end handshake and the invites come
 
 import hmac
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 HASH_LENGTH: Final = 32
@@ -38,12 +39,19 @@ def expand_label(secret: bytes, label: str, context: bytes = b"", length: int = 
     info = length u16 || length of (prefix || label) u8 || "tuunel1 " || label || length of context u8 || context.
     ValueError when the label is empty or not ASCII, or when anything does not fit its length byte.
     """
+    if len(context) > MAX_CONTEXT:
+        raise ValueError(f"{len(context)} bytes of context do not fit")
+    return expand(secret, _labelled(label, length) + bytes((len(context),)) + context, length)
+
+
+@lru_cache(maxsize=64)
+def _labelled(label: str, length: int) -> bytes:
+    """The part of info that is the same for every secret: each use of a tunnel asks for it six times."""
     name = label.encode("ascii")
-    if not 0 < len(name) <= MAX_LABEL or len(context) > MAX_CONTEXT:
-        raise ValueError(f"label {label!r} with {len(context)} bytes of context does not fit")
+    if not 0 < len(name) <= MAX_LABEL:
+        raise ValueError(f"label {label!r} does not fit")
     name = LABEL_PREFIX + name
-    info = length.to_bytes(2) + bytes((len(name),)) + name + bytes((len(context),)) + context
-    return expand(secret, info, length)
+    return length.to_bytes(2) + bytes((len(name),)) + name
 
 
 @dataclass(frozen=True, slots=True)

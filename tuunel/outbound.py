@@ -148,19 +148,24 @@ class _ClientWatch:
     async def run(self, dial: anyio.CancelScope) -> None:
         """Watch until the client has gone, then cancel `dial`."""
         try:
-            while len(self.held) < self._room:
-                data = await self._client.receive(self._room - len(self.held))
-                if not data:
-                    with anyio.move_on_after(HALF_CLOSED_PATIENCE) as patience:
-                        await until_broken(self._client)
-                    self.impatient = patience.cancelled_caught
-                    break
-                self.held += data
+            if self._room > 0 and await self._client.on_readable(self._take):
+                with anyio.move_on_after(HALF_CLOSED_PATIENCE) as patience:
+                    await until_broken(self._client)
+                self.impatient = patience.cancelled_caught
             else:
                 await until_broken(self._client)
         except BROKEN:
             pass
         dial.cancel()
+
+    def _take(self) -> bool | None:
+        """Take what the client has sent. Whether it has ended its side, once it has or there is no room for more."""
+        data = bytearray(self._room - len(self.held))
+        n = self._client.receive_into(memoryview(data))
+        self.held += data[: n or 0]
+        if n == 0:
+            return True
+        return None if len(self.held) < self._room else False
 
 
 async def pipe(client: Conduit, outbound: Outbound, buffers: BufferPool) -> None:

@@ -49,6 +49,8 @@ GUARDED: Final[tuple[tuple[str, Network], ...]] = tuple(
     )
 )
 
+_GUARDED_OF: Final = {version: tuple(each for each in GUARDED if each[1].version == version) for version in (4, 6)}
+
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _IPV4_COMPATIBLE: Final = IPv6Network("::/96")
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
@@ -195,17 +197,17 @@ def _permits(patterns: Sequence[TargetPattern], name: str, address: Address, por
 
 
 def _guards(address: Address, port: int, around: Surroundings) -> Iterator[_Guard]:
-    for kind, network in GUARDED:
+    for kind, network in _GUARDED_OF[address.version]:
         if address in network:
             yield _Guard(kind, network)
-    alone = ip_network(address)
     for network in around.networks:
         if network.version == 4 and network.prefixlen < 31 and address in (network.broadcast_address, network.network_address):
-            yield _Guard("broadcast", alone)  # the all-zeros host is the broadcast address of old, and kernels still know it
+            # the all-zeros host is the broadcast address of old, and kernels still know it
+            yield _Guard("broadcast", ip_network(address))
     if any(port == relay_port and address in _faces(relay) for relay, relay_port in around.relay):
-        yield _Guard("the relay", alone, endpoint=True)
+        yield _Guard("the relay", ip_network(address), endpoint=True)
     if any(port == own_port and _is_at(own, address) for own, own_port in around.listeners):
-        yield _Guard("tuunel's own port", alone, endpoint=True)
+        yield _Guard("tuunel's own port", ip_network(address), endpoint=True)
 
 
 def _is_at(listener: Address, address: Address) -> bool:

@@ -171,16 +171,10 @@ class TunnelPool:
     async def _try(self, standby: Tunnel | None, device: Device, request: Target, early: bytes) -> tuple[Tunnel, HostPort]:
         tunnel = standby or await self._open(device, request, early)
         with _owned_until_it_fails(tunnel):
-            if standby is not None:
-                await standby.request(request)
-                await self._send_behind(standby, early, self._patience(device.id))
+            if standby is not None and (rest := standby.request_now(request, early)):
+                with anyio.fail_after(self._patience(device.id)):  # a tunnel that takes no more must not be waited for
+                    await rest()
             return tunnel, await tunnel.answer(self._patience(device.id))
-
-    async def _send_behind(self, standby: Tunnel, early: bytes, patience: float) -> None:
-        """Send `early` behind a request, before its answer: a tunnel that takes them no more must not be waited for."""
-        if early:
-            with anyio.fail_after(patience):
-                await send_bytes(standby, self._buffers, early)
 
     async def prove(self, device: Device, invite: Invite) -> str:
         """Use up `invite` at the agent: it grants this machine access. Returns what the agent's machine calls itself. Raises Failure."""

@@ -89,7 +89,8 @@ class RecordStream:
             return True
 
         while outcome is None:
-            await self.flush()
+            if self._writer.queue:
+                await self.flush()
             if self._more or self.read_ended:
                 await anyio.lowlevel.checkpoint()
                 steps()
@@ -220,15 +221,16 @@ class RecordStream:
         """Seal small records, in order, and send them in one write, without waiting where that is possible; as `send_data`."""
         return self._writer.send_now(records)
 
-    async def send_with_ping(self, kind: RecordType, body: bytes) -> None:
-        """Send one small record and a PING behind it, whose answer shows that the peer lives. Raises as `send_data`."""
-        await self._writer.send([(kind, body), (RecordType.PING, self._start_ping())])
+    def send_with_ping(self, records: Sequence[tuple[RecordType, bytes]]) -> Rest | None:
+        """As `send_now`, with a PING before the records, whose answer shows that the peer lives."""
+        return self._writer.send_now([(RecordType.PING, self._start_ping()), *records])
 
     async def send_fin(self, *, recyclable: bool) -> None:
         """End this direction of this use, once; `recyclable` offers another use. Raises as `send_data`."""
         if not self._writer.ended:
             self._recyclable = recyclable
-            await self._writer.send_fin(FIN_RECYCLABLE if recyclable else FIN_BODY)
+            renewed = recyclable and self._peer_recyclable and self.read_ended  # as soon as this use is closed: KEY_UPDATE goes with FIN
+            await self._writer.send_fin(FIN_RECYCLABLE if recyclable else FIN_BODY, more=renewed)
 
     async def flush(self) -> None:
         """Send what is queued, unless a writer is at work: it does so when it is done. Raises as `send_data`."""

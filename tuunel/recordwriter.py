@@ -57,7 +57,7 @@ class RecordWriter:
 
     def send_data(self, buffer: memoryview, n: int) -> Rest | None:
         """Seal `buffer[1:1+n]` as one DATA record and send it, without waiting where that is possible; see `Conduit.write_now`."""
-        if self._must_wait():
+        if self.queue or self._must_wait():
             return partial(self._send_data_in_turn, buffer, n)
         return None if self._send_record(buffer, n) else self._send_unsent
 
@@ -87,8 +87,8 @@ class RecordWriter:
         self._sealer.whole_writes(whole)
         return whole
 
-    def _send_sealed(self, data: Bytes) -> bool:
-        sent = self._stream.send_now(data)
+    def _send_sealed(self, data: Bytes, *, more: bool = False) -> bool:
+        sent = self._stream.send_now(data, more=more)
         self.written = time.monotonic()
         if sent < len(data):
             self._unsent = memoryview(data)[sent:]
@@ -102,11 +102,11 @@ class RecordWriter:
         """Seal small records, in order, and send them in one write."""
         await self._send(partial(self._seal_all, records))
 
-    async def send_fin(self, body: bytes) -> None:
-        """End this direction of this use."""
+    async def send_fin(self, body: bytes, *, more: bool) -> None:
+        """End this direction of this use. `more`: the next one begins at once."""
         self.ended = True
         self.queue.pop(RecordType.KEY_UPDATE, None)  # behind FIN it would begin the next use
-        await self._send(partial(self._sealer.seal, RecordType.FIN, body))
+        await self._send(partial(self._sealer.seal, RecordType.FIN, body), more=more)
 
     async def renew(self) -> None:
         """Begin the next use: from here on all is as behind the handshake."""
@@ -117,18 +117,23 @@ class RecordWriter:
     def _seal_all(self, records: Iterable[tuple[RecordType, bytes]]) -> bytes:
         return b"".join(self._sealer.seal(kind, body) for kind, body in records)
 
-    async def _send(self, seal: Callable[[], bytes]) -> None:
-        if rest := self._send_now(seal):
+    async def _send(self, seal: Callable[[], bytes], *, more: bool = False) -> None:
+        if rest := self._send_now(seal, more=more):
             await rest()
 
-    def _send_now(self, seal: Callable[[], bytes]) -> Rest | None:
+    def _send_now(self, seal: Callable[[], bytes], *, more: bool = False) -> Rest | None:
         if self._must_wait():
             return partial(self._send_in_turn, seal)
-        return None if self._send_sealed(seal()) else self._send_unsent
+        return None if self._send_sealed(self._seal_queue() + seal(), more=more) else self._send_unsent
 
     def _must_wait(self) -> bool:
         self._check_sendable()
-        return self.busy or bool(self.queue) or (self._sealer.needs_key_update and not self.ended)
+        return self.busy or (self._sealer.needs_key_update and not self.ended)
+
+    def _seal_queue(self) -> bytes:
+        queued = tuple(self.queue.items())
+        self.queue.clear()
+        return self._seal_all(queued)
 
     async def _send_in_turn(self, seal: Callable[[], bytes]) -> None:
         async with self._turn():

@@ -17,7 +17,7 @@ from anyio import to_thread
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.companions import companions
-from tuunel.dial import Allow, dial, dial_unix
+from tuunel.dial import Allow, dial, dial_at_once, dial_unix
 from tuunel.e2e.handshake import InitReceived, OfferSecrets, Responder
 from tuunel.e2e.service import Service
 from tuunel.e2e.wire import Command, Purpose, Target
@@ -273,8 +273,10 @@ class ReverseTunnels:
 
     async def _carry(self, tunnel: Tunnel, device: DeviceID, target: Target, entry: Entry) -> str:
         try:
-            with entry.killable():
-                stream = await self._dial_beside(tunnel, device, target)
+            stream = self._dial_at_once(tunnel, device, target)
+            if stream is None:
+                with entry.killable():
+                    stream = await self._dial_beside(tunnel, device, target)
         except Failure as failure:
             await self._refuse(tunnel, failure)
             raise
@@ -291,6 +293,13 @@ class ReverseTunnels:
             await tunnel.aclose()
         return str(end)
 
+    def _dial_at_once(self, tunnel: Tunnel, device: DeviceID, target: Target) -> RawStream | None:
+        """Dial a service of this machine, where nothing has to be waited for; None where something has."""
+        if target.command is Command.UNIX:
+            return None
+        where = HostPort(target.host, target.port)
+        return dial_at_once(where, allow=self._allow(tunnel, device, where))
+
     async def _dial_beside(self, tunnel: Tunnel, device: DeviceID, target: Target) -> RawStream:
         """Dial while the tunnel is read, so that the loss of either ends the other. Raises what was first."""
         stream: RawStream | None = None
@@ -298,8 +307,9 @@ class ReverseTunnels:
         async def listen(dialling: anyio.CancelScope) -> None:
             try:
                 await tunnel.collect_early()
-            finally:
+            except Exception:
                 dialling.cancel()
+                raise
 
         try:
             async with companions() as beside:

@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 
 from tuunel.address import HostPort
-from tuunel.e2e.wire import Connected, Error, RecordType, Target
+from tuunel.e2e.wire import MAX_EARLY_BODY, Connected, Error, RecordType, Target
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.rawsocket import Result
 from tuunel.rawstream import RawStream, Rest
@@ -153,13 +153,20 @@ class Tunnel:
     # opening
 
     async def request(self, target: Target) -> None:
+        """As `request_now`, to its end."""
+        if rest := self.request_now(target):
+            await rest()
+
+    def request_now(self, target: Target, early: bytes = b"") -> Rest | None:
         """Ask the agent for `target` on a tunnel that waited as a standby, with a PING: its answer shows that the agent lives.
 
-        Raises OSError or anyio.ClosedResourceError when the tunnel is gone, and Failure for a host that no name can be.
+        `early` are app bytes that travel with it. It is sent now, or when the rest is awaited. Raises OSError or
+        anyio.ClosedResourceError when the tunnel is gone, and Failure for a host that no name can be.
         """
-        body = target.encode()
+        chunks = [early[start : start + MAX_EARLY_BODY] for start in range(0, len(early), MAX_EARLY_BODY)]
+        records = [(RecordType.CONNECT, target.encode()), *((RecordType.DATA, chunk) for chunk in chunks)]
         self._asked = time.monotonic()
-        await self.records.send_with_ping(RecordType.CONNECT, body)
+        return self.records.send_with_ping(records)
 
     async def answer(self, sign_of_life_within: float) -> HostPort:
         """Wait for the answer to CONNECT: the address that the agent's socket to the target is bound to.

@@ -190,6 +190,22 @@ CHECKS = (
         (("tests/test_dial.py::TestDatagrams::test_no_address_left_is_denied_and_no_answer_of_the_resolver_a_timeout[asyncio]"),),
     ),
     Check(
+        "only allowed addresses are dialled (at once)",
+        "dial.py",
+        "if not addresses or not (allowed := allow(addresses)) or not allowed[0].is_loopback:",
+        "if not (allowed := addresses) or not allowed[0].is_loopback:",
+        "A port of the agent's own machine that no grant names is open.",
+        ("tests/test_dial.py::TestAtOnce::test_only_what_is_allowed_is_dialled[asyncio]",),
+    ),
+    Check(
+        "what is dialled at once is connected, and not with itself",
+        "dial.py",
+        "        _refuse_itself(sock)  # which is an error, too, where nothing is connected yet\n",
+        "",
+        "A closed port answers with what was sent to it.",
+        ("tests/test_dial.py::TestAtOnce::test_a_connection_with_itself_is_none[asyncio]",),
+    ),
+    Check(
         "what was checked is what is dialled",
         "dial.py",
         "return await _Race(addresses, target.port, allow).run(speaker)",
