@@ -202,14 +202,6 @@ CHECKS = (
         ("tests/relay/test_handshake.py::test_a_registration_does_not_smuggle_in_a_second_key",),
     ),
     Check(
-        "the device's key is a point",
-        "relay/handshake.py",
-        "        decode_point(public_key)\n",
-        "",
-        "A stored key in another form gets a second ID.",
-        ("tests/relay/test_handshake.py::test_a_retained_key_that_is_no_point_verifies_nobody[]",),
-    ),
-    Check(
         "the device's key belongs to its ID",
         "relay/handshake.py",
         "if DeviceID.from_public_key(public_key) != self._claim.device_id:",

@@ -268,7 +268,11 @@ def test_a_device_whose_keys_are_not_of_this_connection_is_not_verified(monkeypa
         r.verify(IDENTITY.public_bytes)
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\4" + bytes(64), IDENTITY.public_bytes[:-1], b"\2" + IDENTITY.public_bytes[1:33]])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"\4" + bytes(64), IDENTITY.public_bytes[:-1], b"\2" + IDENTITY.public_bytes[1:33]],
+    ids=["nothing", "no point", "cut", "compressed"],
+)
 def test_a_retained_key_that_is_no_point_verifies_nobody(garbage: bytes) -> None:
     r = relay()
     identified(device(register=None), r)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from tuunel.address import HostPort
 from tuunel.errors import Failure, LocalProtocolError, Reason, RemoteProtocolError, Speaker
 from tuunel.hkdf import AeadKey
-from tuunel.identity import DeviceID, IdentityKey, decode_point, ecdh, encode_point, sign_with, verify
+from tuunel.identity import DeviceID, IdentityKey, ecdh, encode_point, sign_with, verify
 from tuunel.relay import handshake_wire as layout
 from tuunel.relay.certificates import RelayCredentials, verify_chain
 from tuunel.relay.fields import Reader
@@ -362,7 +362,6 @@ class RelayHandshake(_Handshake):
         registration = self._claim.registration
         if registration is not None and registration.public_key != public_key:
             raise RemoteProtocolError("the device registers another key than the retained one")
-        decode_point(public_key)
         if not hmac.compare_digest(self._mac, self._proofs.mac):
             raise RemoteProtocolError("the device's keys do not belong to this connection")
         verify(public_key, DEVICE_SIGNATURE, self._signed, self._proofs.signature)
