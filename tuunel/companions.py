@@ -6,6 +6,7 @@ On asyncio a companion is a bare task; elsewhere (trio) it is a task of a task g
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -80,7 +81,9 @@ class _BareTask:
         self._begun = True
         if self._cancelled:  # only now: asyncio would throw a cancelled task away before it has begun, and what it was to look after
             self.task.cancel()
-        await work(*args)
+        # A cancelled task keeps the error, which refers to what ran here, and so to the task: garbage that would have to be looked for.
+        with suppress(asyncio.CancelledError):
+            await work(*args)
 
 
 class _BareTasks:

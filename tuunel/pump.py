@@ -120,9 +120,12 @@ class _Pump(Generic[End]):
         self._error: Exception | None = None
 
     async def run(self) -> PumpEnd:
-        async with companions() as self._companions:
-            self._companions.start(self._run, self._back)
-            await self._run(self._forth)
+        try:
+            async with companions() as self._companions:
+                self._companions.start(self._run, self._back)
+                await self._run(self._forth)
+        finally:
+            del self._forth, self._back  # they refer to this: garbage that would have to be looked for
         if self._error is None:
             return PumpEnd.DONE
         if not isinstance(self._error, BROKEN):
