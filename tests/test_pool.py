@@ -302,6 +302,51 @@ async def test_unused_standbys_are_dropped(monkeypatch: pytest.MonkeyPatch) -> N
         await until(lambda: standbys(pool, roles.device) == 0)
 
 
+async def test_connections_that_come_and_go_need_no_more_tunnels_than_they_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORT_USE", PATIENCE)
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+
+        async def use_at_once(number: int) -> None:
+            for tunnel in [(await pool.connect(roles.device, HostPort("", port)))[0] for _ in range(number)]:
+                await finish(pool, tunnel)
+            await until(lambda: not pool._standbys[roles.device.id].refill.running)
+
+        for _ in range(2):
+            await use_at_once(8)
+        opened = set(pool._live)
+        assert len(opened) <= 2 * 8
+        for _ in range(3):
+            await use_at_once(8)
+        assert pool._live == opened
+
+
+async def test_connections_that_stay_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORT_USE", 0.0)
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        for _ in range(6):
+            await pool.connect(roles.device, HostPort("", port))
+            wanted = pool._standbys[roles.device.id].wanted
+            await until(lambda wanted=wanted: standbys(pool, roles.device) >= wanted / 2)  # type: ignore[misc]
+
+
+async def test_spare_tunnels_of_a_device_in_use_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STANDBY_LIFETIME", 1.0)
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        for tunnel in [(await pool.connect(roles.device, HostPort("", port)))[0] for _ in range(8)]:
+            await finish(pool, tunnel)
+        kept = pool._standbys[roles.device.id]
+        kept.used = float("inf")
+        await until(lambda: not kept.refill.running)
+        assert len(kept.waiting) > STANDBY
+        monkeypatch.setattr(module, "SPARE_LIFETIME", 0.0)
+        await until(lambda: (len(kept.waiting), kept.wanted) == (STANDBY, STANDBY))
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+        assert await exchange(pool, tunnel, b"hello") == b"hello"
+
+
 async def test_a_wrong_peer_is_an_alarm_and_is_never_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[Event] = []
     async with three() as (_, roles), pool_of(roles.home, emit=events.append) as pool:

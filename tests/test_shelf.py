@@ -1,5 +1,7 @@
 """Things that wait: nothing put on a shelf is ever lost, given away twice, or looked after by two."""
 
+import time
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -38,6 +40,25 @@ async def test_the_item_put_last_is_taken_first_and_none_when_nothing_waits() ->
         assert len(shelf) == 2
         assert [await shelf.take(), await shelf.take(), await shelf.take()] == [second, first, None]
         assert not discarded
+
+
+async def test_the_items_that_have_waited_longest_are_thinned_out() -> None:
+    async with companions() as carers:
+        discarded: list[Item] = []
+        shelf = Shelf[Item](carers, Item.care, discarded.append)
+        items = [Item() for _ in range(4)]
+        for item in items[:3]:
+            shelf.put(item)
+        now = time.monotonic()
+        shelf.put(items[3])
+        shelf._places[3].since = now + 1
+        await until(lambda: items[3].cared_for)
+        assert shelf.thin(now - 60, 0) == 0
+        assert shelf.thin(now + 0.5, 3) == 1
+        assert shelf.thin(now + 0.5, 0) == 2
+        assert discarded == items[:3]
+        await until(lambda: not any(item.cared_for for item in discarded))
+        assert await shelf.take() is items[3]
 
 
 async def test_a_taken_item_is_no_longer_looked_after() -> None:

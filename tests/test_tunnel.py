@@ -116,8 +116,8 @@ class Far:
     async def open(self) -> None:
         """As the agent: connect what the forward side asks for."""
         await self.tunnel.request(TARGET)
-        await self.say(RecordType.PONG, await self.hear(RecordType.PING))
         await self.hear(RecordType.CONNECT)
+        await self.say(RecordType.PONG, await self.hear(RecordType.PING))
         await self.say(RecordType.CONNECTED, Connected(BOUND).encode())
         await self.tunnel.answer(PATIENCE)
 
@@ -324,8 +324,8 @@ async def test_a_request_its_ping_and_the_early_bytes_go_out_in_one_write(monkey
         sent = noted_writes(monkeypatch)
         assert peer.tunnel.request_now(TARGET, early) is None
         assert len(sent) == 1
-        assert len(await peer.hear(RecordType.PING)) == 8
         assert Target.decode(await peer.hear(RecordType.CONNECT)) == TARGET
+        assert len(await peer.hear(RecordType.PING)) == 8
         assert b"".join([await peer.hear(RecordType.DATA) for _ in range(3)]) == early
 
 
@@ -338,8 +338,8 @@ async def test_a_request_that_the_connection_does_not_take_at_once_has_a_rest() 
             tasks.start_soon(rest)
             with anyio.fail_after(PATIENCE):
                 await peer.stream.receive_exactly(size)
-        await peer.hear(RecordType.PING)
         await peer.hear(RecordType.CONNECT)
+        await peer.hear(RecordType.PING)
         assert await peer.hear(RecordType.DATA) == b"early"
 
 
@@ -370,8 +370,8 @@ def noted_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def test_an_answer_may_take_longer_than_the_sign_of_life() -> None:
     async with far() as peer:
         await peer.tunnel.request(TARGET)
-        nonce = await peer.hear(RecordType.PING)
         await peer.hear(RecordType.CONNECT)
+        nonce = await peer.hear(RecordType.PING)
         await peer.say(RecordType.PONG, nonce)
         answers: list[HostPort] = []
 

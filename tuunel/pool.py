@@ -39,8 +39,11 @@ from tuunel.tunnel import Tunnel
 
 ATTEMPTS: Final = 3  #: tunnels tried for one request, while nothing of the app has been sent
 STANDBY: Final = 2  #: tunnels kept ready for a device in use
-LARGEST_STANDBY: Final = 64  #: a browser's burst; an agent allows many more
+LARGEST_STANDBY: Final = 64  #: tunnels made ready for a device, at most: a browser's burst; an agent allows many more
+MOST_KEPT: Final = 128  #: tunnels of a device that wait, at most: fifty connections that come and go use nearly twice as many
+SHORT_USE: Final = 1.0  #: seconds in which most connections are over, and a tunnel in use is taken for one that will be back
 STANDBY_LIFETIME: Final = 60.0  #: seconds after a device's last use until its standbys are dropped
+SPARE_LIFETIME: Final = 600.0  #: seconds until a tunnel that nobody needed is dropped, though the device is in use
 FRESH: Final = 3.0  #: seconds after a sign of life of a standby in which it is trusted with app bytes: they cannot be taken back
 PAIRING_PATIENCE: Final = 10.0  #: seconds to wait for the answer to an invite: an agent writes to its disk, and waits for its relay
 LEAST_PATIENCE: Final = 3.0  #: seconds to wait for a tunnel's first sign of life, at least; four round trips where those are longer
@@ -67,7 +70,42 @@ class _Standbys:
         self.waiting = Shelf(carers, Tunnel.rest, Tunnel.reset)
         self.wanted = STANDBY
         self.used = time.monotonic()
-        self.refill = Refill(tasks, lambda: self.wanted - len(self.waiting), lambda: make(self))
+        self.refill = Refill(tasks, self._lacking, lambda: make(self))
+        self._lent: dict[RecordStream, float] = {}  # since when, the longest first; they may have ended in other ways
+
+    def lend(self, tunnel: Tunnel) -> None:
+        """`tunnel` is used from now on."""
+        self.used = time.monotonic()
+        self._lent[tunnel.records] = self.used
+
+    def take_back(self, tunnel: Tunnel) -> None:
+        """`tunnel` waits, for the first time or again."""
+        self._lent.pop(tunnel.records, None)
+        self.waiting.put(tunnel)
+
+    def refill_if_scarce(self) -> None:
+        """Begin to make more where half are lacking, or none waits: those that are used for long come back some time, too."""
+        if not self.waiting or self._lacking() > self.wanted / 2:
+            self.refill.begin()
+
+    def _lacking(self) -> int:
+        self._forget_long_uses()
+        return max(self.wanted - len(self.waiting) - len(self._lent), STANDBY - len(self.waiting))
+
+    def _forget_long_uses(self) -> None:
+        """What is left in `_lent` will soon be back, most of it."""
+        young = time.monotonic() - SHORT_USE
+        while self._lent and next(iter(self._lent.values())) < young:
+            del self._lent[next(iter(self._lent))]
+
+    def age(self, now: float) -> None:
+        """Drop what was not needed, and what is not likely to be."""
+        self._forget_long_uses()
+        if now - self.used > STANDBY_LIFETIME:
+            self.wanted = STANDBY
+            self.waiting.clear()
+        elif self.waiting.thin(now - SPARE_LIFETIME, STANDBY):
+            self.wanted = min(self.wanted, max(len(self.waiting), STANDBY))
 
 
 class TunnelPool:
@@ -161,8 +199,8 @@ class TunnelPool:
                 if not carried:
                     with _owned_until_it_fails(tunnel):
                         await send_bytes(tunnel, self._buffers, early)
-                self._note_use(device)
                 if self._warm:
+                    self._note_use(device, tunnel)
                     tunnel.keep = partial(self._keep, device)
                     tunnel.wanted = partial(self._has_room, device)
                 return tunnel, bound
@@ -256,14 +294,11 @@ class TunnelPool:
             if relay.id in {each.id for each in standbys.device.relays}:
                 standbys.waiting.clear()
 
-    def _note_use(self, device: Device) -> None:
-        if not self._warm:
-            return
+    def _note_use(self, device: Device, tunnel: Tunnel) -> None:
         standbys = self._standbys_of(device)
         standbys.device = device
-        standbys.used = time.monotonic()
-        if len(standbys.waiting) < standbys.wanted / 2:  # those in use mostly come back
-            standbys.refill.begin()
+        standbys.lend(tunnel)
+        standbys.refill_if_scarce()
 
     def _standbys_of(self, device: Device) -> _Standbys:
         if device.id not in self._standbys:
@@ -272,12 +307,12 @@ class TunnelPool:
 
     def _has_room(self, device: Device) -> bool:
         here = not self._over and not any(relay.id in self._away for relay in device.relays)
-        return here and len(self._standbys[device.id].waiting) < LARGEST_STANDBY
+        return here and len(self._standbys[device.id].waiting) < MOST_KEPT
 
     def _keep(self, device: Device, tunnel: Tunnel) -> None:
         """Take a new tunnel, or back one whose connection has ended cleanly at both ends: the next connection needs no handshake."""
         if self._has_room(device):
-            self._standbys[device.id].waiting.put(tunnel)
+            self._standbys[device.id].take_back(tunnel)
         else:
             tunnel.reset()
 
@@ -302,11 +337,8 @@ class TunnelPool:
     async def _age_standbys(self) -> None:
         while True:
             await anyio.sleep(STANDBY_LIFETIME / 10)
-            now = time.monotonic()
             for standbys in self._standbys.values():
-                if now - standbys.used > STANDBY_LIFETIME:
-                    standbys.wanted = STANDBY
-                    standbys.waiting.clear()
+                standbys.age(time.monotonic())
 
 
 @contextmanager

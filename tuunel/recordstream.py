@@ -65,6 +65,11 @@ class RecordStream:
         """Whether the peer has ended its direction of this use."""
         return (self._opener.fin_received or self._peer_renewed) and not self._renewed
 
+    @property
+    def has_more(self) -> bool:
+        """Whether a record may be here already, so that `take` is worth a try."""
+        return self._more
+
     async def wait(self) -> None:
         """Wait until `take` is worth a try; what is queued for the peer is sent first. Always yields to other tasks."""
         await self.flush()
@@ -221,9 +226,9 @@ class RecordStream:
         """Seal small records, in order, and send them in one write, without waiting where that is possible; as `send_data`."""
         return self._writer.send_now(records)
 
-    def send_with_ping(self, records: Sequence[tuple[RecordType, bytes]]) -> Rest | None:
-        """As `send_now`, with a PING before the records, whose answer shows that the peer lives."""
-        return self._writer.send_now([(RecordType.PING, self._start_ping()), *records])
+    def new_ping(self) -> tuple[RecordType, bytes]:
+        """A PING to be sent now, whose answer shows that the peer lives."""
+        return RecordType.PING, self._start_ping()
 
     async def send_fin(self, *, recyclable: bool) -> None:
         """End this direction of this use, once; `recyclable` offers another use. Raises as `send_data`."""

@@ -1,5 +1,6 @@
 """Things that wait for their use, each looked after by a companion of its own until somebody takes it or it spoils."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -12,10 +13,11 @@ Item = TypeVar("Item")
 
 
 class _Place(Generic[Item]):
-    __slots__ = ("care", "item")
+    __slots__ = ("care", "item", "since")
 
     def __init__(self, item: Item) -> None:
         self.item = item
+        self.since = time.monotonic()
         self.care: Companion
 
 
@@ -58,9 +60,19 @@ class Shelf(Generic[Item]):
     def clear(self) -> None:
         """Discard everything."""
         while self._places:
-            place = self._places.pop()
-            place.care.cancel()
-            self._discard(place.item)
+            self._drop(self._places.pop())
+
+    def thin(self, before: float, keep: int) -> int:
+        """Discard what was put before that time of the monotonic clock, the longest first, while more than `keep` wait: how many."""
+        dropped = 0
+        while len(self._places) > keep and self._places[0].since < before:
+            self._drop(self._places.pop(0))
+            dropped += 1
+        return dropped
+
+    def _drop(self, place: _Place[Item]) -> None:
+        place.care.cancel()
+        self._discard(place.item)
 
     async def _look_after(self, place: _Place[Item]) -> None:
         try:

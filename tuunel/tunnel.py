@@ -164,9 +164,9 @@ class Tunnel:
         anyio.ClosedResourceError when the tunnel is gone, and Failure for a host that no name can be.
         """
         chunks = [early[start : start + MAX_EARLY_BODY] for start in range(0, len(early), MAX_EARLY_BODY)]
-        records = [(RecordType.CONNECT, target.encode()), *((RecordType.DATA, chunk) for chunk in chunks)]
+        connect = RecordType.CONNECT, target.encode()
         self._asked = time.monotonic()
-        return self.records.send_with_ping(records)
+        return self.records.send_now([connect, self.records.new_ping(), *((RecordType.DATA, chunk) for chunk in chunks)])
 
     async def answer(self, sign_of_life_within: float) -> HostPort:
         """Wait for the answer to CONNECT: the address that the agent's socket to the target is bound to.
@@ -197,7 +197,9 @@ class Tunnel:
         return self.records.decode(Target.decode, body)
 
     async def answer_connected(self, bound: HostPort) -> None:
-        """The agent's side: the target is connected."""
+        """The agent's side: the target is connected. The answer to a PING that came with the request goes with this one."""
+        while self.records.has_more and not self._take_early():
+            pass
         await self.records.send(RecordType.CONNECTED, Connected(bound).encode())
 
     async def answer_error(self, reason: Reason, detail: str) -> None:

@@ -19,7 +19,7 @@ def no_spares() -> Iterator[None]:
     """Every request opens one tunnel of its own, so that every attack meets it, and few connections wait for others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "STANDBY", 0)
-        patch.setattr(pool, "LARGEST_STANDBY", 0)
+        patch.setattr(pool, "MOST_KEPT", 0)
         patch.setattr(pool, "ATTEMPTS", 1)
         patch.setattr(dialpool, "LARGEST", 3)
         patch.setattr(readypool, "LARGEST", 3)

@@ -34,7 +34,7 @@ Change = Callable[["NextUse", bytes], Pieces]
 @pytest.fixture(autouse=True)
 def spares(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tunnels that have been used are kept, and a request that loses one tries the next."""
-    monkeypatch.setattr(pool, "LARGEST_STANDBY", 4)
+    monkeypatch.setattr(pool, "MOST_KEPT", 4)
     monkeypatch.setattr(pool, "ATTEMPTS", ATTEMPTS)
 
 
