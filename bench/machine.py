@@ -8,12 +8,13 @@ from pathlib import Path
 
 
 def machine() -> dict[str, str | int | float]:
-    """Return what a reader needs to judge the figures: processor, cores, memory, kernel and Python."""
+    """Return what a reader needs to judge the figures: processor, cores, memory, kernel, its way of congestion control, and Python."""
     return {
         "processor": _line("/proc/cpuinfo", "model name") or platform.machine(),
         "cores": os.cpu_count() or 1,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
+        "tcp": _text("/proc/sys/net/ipv4/tcp_congestion_control"),
         "python": platform.python_version(),
     }
 
@@ -42,10 +43,15 @@ def busy_ticks(stat: str) -> int:
     return user + nice + system + irq + softirq
 
 
-def _line(path: str, name: str) -> str:
-    """Return the value of the first `name : value` line."""
+def _text(path: str) -> str:
+    """Return what the file says; nothing of one that is not there."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        return Path(path).read_text(encoding="utf-8").strip()
     except OSError:
         return ""
+
+
+def _line(path: str, name: str) -> str:
+    """Return the value of the first `name : value` line."""
+    lines = _text(path).splitlines()
     return next((value.strip() for key, colon, value in (line.partition(":") for line in lines) if key.strip() == name and colon), "")

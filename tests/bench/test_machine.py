@@ -15,6 +15,7 @@ def test_the_machine_is_told() -> None:
     told = machine()
     assert told["processor"]
     assert int(told["cores"]) >= 1
+    assert told["tcp"] in Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
 
 
 def test_a_core_that_waits_is_not_busy() -> None:
