@@ -22,7 +22,7 @@ from tuunel.liveness import watch_tunnels
 from tuunel.pump import PumpEnd, copy_both_ways
 from tuunel.rawstream import MORE, RawStream, receive_chunk, send_bytes
 from tuunel.recordstream import DEAD, KEY_LIFETIME, QUIET, RecordStream
-from tuunel.tunnel import ANSWER_TIMEOUT, EARLY_LIMIT, Tunnel, TunnelCut
+from tuunel.tunnel import ANSWER_TIMEOUT, EARLY_LIMIT, EARLY_RECORDS, Tunnel, TunnelCut
 
 pytestmark = pytest.mark.anyio
 
@@ -348,10 +348,48 @@ async def test_the_answer_takes_the_pong_along(monkeypatch: pytest.MonkeyPatch) 
         await both.forward.request(TARGET)
         assert await both.agent.requested() == TARGET
         sent = noted_writes(monkeypatch)
+        both.agent.take_early()
         await both.agent.answer_connected(BOUND)
         assert len(sent) == 1
         assert await both.forward.answer(PATIENCE) == BOUND
         assert both.forward.rtt is not None
+
+
+async def test_what_came_with_a_request_is_taken_and_held() -> None:
+    async with far(FORTH) as peer:
+        data = (RecordType.DATA, b"early "), (RecordType.DATA, b"bird")
+        records = (RecordType.CONNECT, TARGET.encode()), (RecordType.PING, bytes(8)), *data
+        await peer.stream.send_all(b"".join(peer.sealer.seal(*record) for record in records))
+        assert await peer.tunnel.requested() == TARGET
+        peer.tunnel.take_early()
+        await peer.tunnel.answer_connected(BOUND)
+        assert await peer.hear(RecordType.PONG) == bytes(8)
+        await peer.hear(RecordType.CONNECTED)
+        assert await read(peer.tunnel) == b"early bird"
+
+
+async def test_who_sends_no_end_of_records_with_a_request_holds_nobody_up() -> None:
+    async with far(FORTH) as peer:
+        connect = peer.sealer.seal(RecordType.CONNECT, TARGET.encode())
+        pings = b"".join(peer.sealer.seal(RecordType.PING, bytes(8)) for _ in range(10 * EARLY_RECORDS * 64))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(peer.stream.send_all, connect + pings)
+            await anyio.wait_all_tasks_blocked()
+            assert await peer.tunnel.requested() == TARGET
+            before = peer.tunnel.records._opener._cipher.records  # type: ignore[union-attr]
+            peer.tunnel.take_early()
+            taken = peer.tunnel.records._opener._cipher.records - before  # type: ignore[union-attr]
+            tasks.cancel_scope.cancel()
+        assert 0 < taken <= EARLY_RECORDS * 64
+
+
+async def test_what_may_not_come_behind_a_request_cuts_the_tunnel() -> None:
+    async with far(FORTH) as peer:
+        connect = peer.sealer.seal(RecordType.CONNECT, TARGET.encode())
+        await peer.stream.send_all(connect + bytes(OVERHEAD))
+        assert await peer.tunnel.requested() == TARGET
+        with pytest.raises(TunnelCut):
+            peer.tunnel.take_early()
 
 
 def noted_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -281,6 +281,7 @@ class ReverseTunnels:
             await self._refuse(tunnel, failure)
             raise
         try:
+            tunnel.take_early()
             await tunnel.answer_connected(UNNAMED if stream.is_unix else stream.local)
             entry.connected(tunnel.id)
             entry.cut_by(partial(tunnel.reset, Reason.KILLED))

@@ -23,6 +23,7 @@ from tuunel.recordwriter import TunnelCut
 __all__ = ["Tunnel", "TunnelCut"]
 
 ANSWER_TIMEOUT: Final = 20.0  #: seconds from CONNECT to CONNECTED or ERROR: the agent's own dial gives up after ten
+EARLY_RECORDS: Final = 8  #: with app bytes that are taken in one go with a request; a forward proxy sends a few
 EARLY_LIMIT: Final = 64 * 1024  #: bytes that an agent holds while it dials, and then reads no more
 MAX_USES: Final = 1000  #: of one tunnel: a new one has new keys from scratch, and may have found a better way
 MAX_AGE: Final = 3600.0  #: seconds after which a tunnel is not used again
@@ -197,14 +198,21 @@ class Tunnel:
         return self.records.decode(Target.decode, body)
 
     async def answer_connected(self, bound: HostPort) -> None:
-        """The agent's side: the target is connected. The answer to a PING that came with the request goes with this one."""
-        while self.records.has_more and not self._take_early():
-            pass
+        """The agent's side: the target is connected."""
         await self.records.send(RecordType.CONNECTED, Connected(bound).encode())
 
     async def answer_error(self, reason: Reason, detail: str) -> None:
         """The agent's side: the target is not connected, and why. The tunnel ends with it."""
         await self.records.send(RecordType.ERROR, Error(reason, detail).encode())
+
+    def take_early(self) -> None:
+        """The agent's side: take what came with the request, without waiting. The answer to a PING then goes with the one to the request.
+
+        As `collect_early`, and raises TunnelCut, too.
+        """
+        for _ in range(EARLY_RECORDS):
+            if not self.records.has_more or self._take_early():
+                return
 
     async def collect_early(self) -> None:
         """The agent's side, while it dials: read app bytes and hold them for `read_into`. Runs until cancelled; raises TunnelCut.
