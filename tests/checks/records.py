@@ -232,6 +232,14 @@ CHECKS = (
         ("tests/test_tunnel.py::test_a_use_that_is_over_reaches_nothing_of_the_next[asyncio]",),
     ),
     Check(
+        "what comes with a request is taken in turns",
+        "tunnel.py",
+        "for _ in range(EARLY_RECORDS):",
+        "while True:",
+        "A guest who sends records without end has the agent to himself.",
+        ("tests/test_tunnel.py::test_who_sends_no_end_of_records_with_a_request_holds_nobody_up[asyncio]",),
+    ),
+    Check(
         "early bytes are bounded",
         "tunnel.py",
         "return len(self._early) >= EARLY_LIMIT or self.records.read_ended or None",
