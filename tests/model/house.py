@@ -121,7 +121,8 @@ def _stored(public_key: bytes) -> StoredDevice:
 
 
 class House:
-    """Everybody. `dialled` gives the stream when the agent connects to a target, `connected` the socket when it does so for datagrams.
+    """Everybody. `dialled` gives the stream when the agent connects to a target, `at_once` when it does so within the call (OSError: it
+    cannot), and `connected` the socket when it does so for datagrams.
 
     `on_redeemed` hears of each invite that was taken.
     """
@@ -134,6 +135,7 @@ class House:
         self.events: list[Event] = []
         self.on_redeemed: Callable[[DeviceID, bytes], None] = lambda *_: None
         self.dialled: Callable[[Address, int], Awaitable[WireStream]]
+        self.at_once: Callable[[Address, int], WireStream]
         self.connected: Callable[[Address, int], TargetSocket]
         self.agent: Agent
         self.pools: dict[str, TunnelPool] = {}
@@ -216,6 +218,10 @@ class House:
         relay.tasks.start_soon(self._relay._serve_stream, wire.far)
         return wire.near
 
+    def begin_to_connect(self, address: Address, port: int) -> WireStream:
+        """The same where the kernel does it within the call."""
+        return self.at_once(address, port)
+
     def calm(self, rounds: int = 40) -> None:
         """Let everything arrive, again and again, until nothing is under way."""
         self.loop.settle()
@@ -261,6 +267,9 @@ def opened() -> Iterator[House]:
         house = House(loop, root)
         patches.enter_context(house.witness.watching())
         patches.enter_context(patch.object(dial, "_Race", partial(_Attempt, house)))
+        patches.enter_context(patch.object(dial, "_begin_to_connect", house.begin_to_connect))
+        patches.enter_context(patch.object(dial, "_refuse_itself", lambda _: None))
+        patches.enter_context(patch.object(dial, "RawStream", lambda stream: stream))
         patches.enter_context(patch.object(dial, "_connect_datagrams", lambda *where: where))
         patches.enter_context(patch.object(dial, "DatagramSocket", lambda where: house.connected(*where)))
         for module, kind in ((deviceflows, ForwardFlows), (reverseflows, AgentFlows)):

@@ -27,6 +27,7 @@ class System(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.house: House = self.stack.enter_context(opened())
         self.house.dialled = self.dialled
+        self.house.at_once = self.at_once
         self.house.on_redeemed = self.redeemed
         self.book = Book()
         self.links: list[str] = []
@@ -37,6 +38,10 @@ class System(RuleBasedStateMachine):
 
     async def dialled(self, address: Address, port: int) -> WireStream:
         """The agent connects to a target."""
+        raise NotImplementedError
+
+    def at_once(self, address: Address, port: int) -> WireStream:
+        """The agent connects to a target of its own machine. OSError when that takes a wait, or fails."""
         raise NotImplementedError
 
     def listen(self) -> bool:

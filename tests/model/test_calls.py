@@ -33,15 +33,28 @@ class Calls(System):
         self.calls: list[Call] = []
 
     async def dialled(self, address: Address, port: int) -> WireStream:
+        call = self._judged(address, port)
+        if call.slow is not None:
+            await call.slow.wait()
+        if call.refuses:
+            raise Failure(Reason.CONNECTION_REFUSED, Speaker.AGENT)
+        return self._connect(call)
+
+    def at_once(self, address: Address, port: int) -> WireStream:
+        call = self._judged(address, port)
+        if call.slow is not None or call.refuses:
+            raise ConnectionRefusedError
+        return self._connect(call)
+
+    def _judged(self, address: Address, port: int) -> Call:
         call = self.calls[port - FIRST_PORT]
         if not self.book.may(call.forward, call.host, self.house.now):
             self.wrong.append("a target was dialled for somebody who may not reach it")
         if address != ip_address(call.host or "127.0.0.1"):
             self.wrong.append("another target was dialled than was asked for")
-        if call.slow is not None:
-            await call.slow.wait()
-        if call.refuses:
-            raise Failure(Reason.CONNECTION_REFUSED, Speaker.AGENT)
+        return call
+
+    def _connect(self, call: Call) -> WireStream:
         wire = Wire("agent", "target", immediate=True)
         call.targets.append(Peer(wire.far))
         call.dialled.append(wire.near)

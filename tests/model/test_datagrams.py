@@ -37,6 +37,9 @@ class Datagrams(System):
     async def dialled(self, address: Address, port: int) -> WireStream:
         raise AssertionError("nobody asks for TCP here")
 
+    def at_once(self, address: Address, port: int) -> WireStream:
+        raise AssertionError("nobody asks for TCP here")
+
     def connected(self, address: Address, port: int) -> TargetSocket:
         place = self.places[port - FIRST_PORT]
         if not self.book.may(place.client.forward, place.host, self.house.now):

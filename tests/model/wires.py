@@ -189,7 +189,7 @@ class WireStream(RawStream):
             if n is not None:
                 return bytes(buffer[:n])
 
-    def send_now(self, data: Bytes) -> int:
+    def send_now(self, data: Bytes, *, more: bool = False) -> int:
         self._check_open()
         if self._into.tear_arrived:
             raise ConnectionResetError("reset by the peer")
