@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -76,6 +77,7 @@ class Bound(socket.socket):
         super().connect(address)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels take a moment")
 class TestAtOnce:
     """A service of this machine is connected within the call; everything else is left to `dial`."""
 

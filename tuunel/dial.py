@@ -6,6 +6,7 @@ The name is looked up once, here. What the caller's `allow` has checked is what 
 import errno
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -78,7 +79,10 @@ def dial_at_once(target: HostPort, *, allow: Allow) -> RawStream | None:
     None for what takes a wait or a lookup, or fails: `dial` has the rest to say. `allow` may raise its own.
     """
     addresses = _addresses_at_once(target.host)
-    if not addresses or not (allowed := allow(addresses)) or not allowed[0].is_loopback:
+    if sys.platform != "linux" or not any(address.is_loopback for address in addresses):  # other kernels do it soon, not within the call
+        return None
+    allowed = allow(addresses)
+    if not allowed or not allowed[0].is_loopback:
         return None
     try:
         sock = _begin_to_connect(allowed[0], target.port)

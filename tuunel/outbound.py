@@ -161,7 +161,12 @@ class _ClientWatch:
     def _take(self) -> bool | None:
         """Take what the client has sent. Whether it has ended its side, once it has or there is no room for more."""
         data = bytearray(self._room - len(self.held))
-        n = self._client.receive_into(memoryview(data))
+        try:
+            n = self._client.receive_into(memoryview(data))
+        except OSError:
+            # The kernel tells it once, and who waits for this may be cancelled before he hears: so the client stays broken.
+            self._client.reset()
+            raise
         self.held += data[: n or 0]
         if n == 0:
             return True

@@ -105,7 +105,7 @@ class _Standbys:
             self.wanted = STANDBY
             self.waiting.clear()
         elif self.waiting.thin(now - SPARE_LIFETIME, STANDBY):
-            self.wanted = min(self.wanted, max(len(self.waiting), STANDBY))
+            self.wanted = min(self.wanted, max(len(self.waiting) + len(self._lent), STANDBY))
 
 
 class TunnelPool:

@@ -248,7 +248,8 @@ class RawStream(RawSocket):
     def send_now(self, data: Bytes, *, more: bool = False) -> int:
         """Write what the kernel takes of `data` without waiting: how many bytes.
 
-        `more` tells that more follows at once: where the system can (Linux), it sends both together, and within 200 ms in any case.
+        `more` tells that more follows at once: where the system can (Linux), it sends both together, and this
+        alone when nothing has followed for as long as it would wait to send again, 200 ms at least.
         """
         self._check_open()
         try:

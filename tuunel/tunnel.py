@@ -211,7 +211,7 @@ class Tunnel:
         As `collect_early`, and raises TunnelCut, too.
         """
         for _ in range(EARLY_RECORDS):
-            if not self.records.has_more or self._take_early():
+            if len(self._early) >= EARLY_LIMIT or not self.records.has_more or self._take_early():
                 return
 
     async def collect_early(self) -> None:

@@ -4,6 +4,14 @@ from tests.checks.mutants import Check
 
 CHECKS = (
     Check(
+        "a client's reset is remembered while its target is dialled",
+        "outbound.py",
+        "            self._client.reset()\n            raise",
+        "            raise",
+        "Half of an upload looks like the whole of it to the target.",
+        ("tests/test_outbound.py::test_a_reset_that_was_seen_stays_seen[asyncio]",),
+    ),
+    Check(
         "user name of the credentials",
         "frontdoor.py",
         "return user_is_right & password_is_right",
