@@ -1,6 +1,7 @@
 """An event loop whose clock stands still until the test moves it: hours pass in milliseconds, and always in the same order."""
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -12,10 +13,13 @@ class SteppedLoop(asyncio.SelectorEventLoop):
 
     _ready: Any  # asyncio's own queues: the only way to see that nothing is left to do
     _scheduled: Any
+    _clock_resolution: float
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        # A timer that runs before its time, however little, finds that it is not due and is set again: for ever, on a clock that stands.
+        self._clock_resolution = 0.0
 
     def time(self) -> float:
         return self._now
@@ -34,9 +38,9 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         end = self._now + seconds
         self.settle()
         while (due := self._next_timer()) is not None and due <= end:
-            self._now = max(due, self._now)
+            self._now = max(math.nextafter(due, math.inf), self._now)  # what is due runs behind its time
             self.settle()
-        self._now = end
+        self._now = max(end, self._now)
         self.settle()
 
     def _next_timer(self) -> float | None:
