@@ -230,7 +230,7 @@ class System(RuleBasedStateMachine):
     @invariant()
     def nothing_is_wrong(self) -> None:
         assert not self.wrong
-        assert not self.house.faults()
+        assert not self.house.faults(), self.house.faults()
 
     def teardown(self) -> None:
         try:
@@ -241,7 +241,7 @@ class System(RuleBasedStateMachine):
 
     def nothing_is_left(self) -> None:
         self.house.end()
-        assert not self.house.faults()
+        assert not self.house.faults(), self.house.faults()
         assert not any(pool.lent for pool in self.house.buffers), "a buffer was kept"
         gc.collect()
         assert not self.house.witness.prekeys, "an offer's keys were kept"
