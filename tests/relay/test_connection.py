@@ -14,8 +14,10 @@ from tuunel.hkdf import AeadKey
 from tuunel.identity import IdentityKey
 from tuunel.rawstream import RawStream
 from tuunel.relay import connection as module
+from tuunel.relay.attendance import Attendance
 from tuunel.relay.connection import ControlConnection
 from tuunel.relay.protocol import HopChannel
+from tuunel.relay.switchboard import Switchboard
 from tuunel.relay.wire import HopError, Limits, Notice, Params, Ping, Pong, Purpose, Role, Side, Welcome
 
 pytestmark = pytest.mark.anyio
@@ -109,3 +111,22 @@ async def test_nothing_follows_the_last_word(ends: tuple[ControlConnection, Hop]
     assert await device.receive_any() == HopError(Reason.SHUTDOWN, 1)
     with pytest.raises(Gone):
         await device.receive_any()
+
+
+async def test_what_is_posted_as_the_device_breaks_the_rules_is_no_fault_of_the_relay(
+    ends: tuple[ControlConnection, Hop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its delivery has been started, and begins when the channel is closed."""
+    control, _ = ends
+
+    async def converse(*, silence: float, dead: float) -> None:
+        control.post(Ping(bytes(8)))
+        control._channel.receive_data(b"\xff" * 100)
+        control._channel.next_event()
+
+    monkeypatch.setattr(control, "converse", converse)
+    switchboard = Switchboard(None, lambda _: None, clock=lambda: 0.0)  # type: ignore[arg-type]
+    await Attendance(switchboard).serve(control)
+    assert control.over
+    control.post(Ping(bytes(8)))
+    await control.deliver()

@@ -93,6 +93,7 @@ class Attendance:
                 message = await control.converse(silence=SILENCE, dead=DEAD)
                 await self._handle(control, message)
         except LOST:
+            control.lose()
             return False
         except Failure as failure:
             control.dismiss(failure)

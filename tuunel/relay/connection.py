@@ -118,6 +118,7 @@ class ControlConnection(DeviceConnection):
         self._posted: deque[Message] = deque()
         self._start: Callable[[], object] | None = None
         self._delivering = False
+        self._lost = False
         self._sign: anyio.Event | None = None  # what those wait for who ask whether the device is alive
         self.over = False  #: the device will never say anything again
         self.dismissed = False  #: the relay's last word is posted
@@ -137,7 +138,7 @@ class ControlConnection(DeviceConnection):
 
         A Notice is lost then: it only explains, and a partner that is banned in the midst of a thousand tunnels is no fault of this device.
         """
-        if self.dismissed:
+        if self.dismissed or self._lost:
             return
         if len(self._posted) >= MAX_POSTED:
             if not isinstance(message, Notice):
@@ -176,6 +177,11 @@ class ControlConnection(DeviceConnection):
         if self._sign is not None:
             self._sign.set()
             self._sign = None
+
+    def lose(self) -> None:
+        """The device is gone, or has broken the rules: nothing is delivered any more, not even by what has just been started."""
+        self._lost = True
+        self._posted.clear()
 
     def end(self) -> None:
         """Note that the conversation is over, and wake those who ask."""
