@@ -7,6 +7,7 @@ On asyncio a companion is a bare task; elsewhere (trio) it is a task of a task g
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -22,7 +23,7 @@ class Companion(Protocol):
         """Cancel it, once: at its first wait where it has not begun, and whatever is shielded. What it awaits while it winds up goes on."""
 
     async def ended(self) -> None:
-        """Wait until it has ended, in whatever way."""
+        """Wait until it has ended, in whatever way; of one that is cancelled before it has begun, there is nothing to wait for."""
 
 
 class Companions(Protocol):
@@ -39,6 +40,9 @@ class Companions(Protocol):
 
     def start(self, work: Work, *args: Any) -> Companion:
         """Run `work(*args)` from the next turn of the event loop on. Only within the context."""
+
+    def start_later(self, seconds: float, work: Work, *args: Any) -> Companion:
+        """As `start`, after a while. Nobody waits for one that has not begun yet: where it is cancelled, or is left alone, it never does."""
 
     def cancel(self) -> None:
         """Cancel all that run."""
@@ -86,12 +90,48 @@ class _BareTask:
             await work(*args)
 
 
+class _DelayedTask:
+    """A bare task that is to begin: until then it is a timer of the loop and no more."""
+
+    __slots__ = ("_begun", "_start", "_timer", "_waiting")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, start: Callable[[], Companion], waiting: "set[_DelayedTask]"
+    ) -> None:
+        self._begun: Companion | None = None
+        self._start = start
+        self._waiting = waiting
+        self._timer = loop.call_later(seconds, self._begin)
+        waiting.add(self)
+
+    def cancel(self) -> None:
+        if self._begun is not None:
+            self._begun.cancel()
+        elif self in self._waiting:
+            self._timer.cancel()
+            self._leave()
+
+    async def ended(self) -> None:
+        if self._begun is not None:
+            await self._begun.ended()
+
+    def _begin(self) -> None:
+        start = self._start
+        self._leave()
+        self._begun = start()
+
+    def _leave(self) -> None:
+        self._waiting.discard(self)
+        del self._timer, self._start  # they refer to this: garbage that would have to be looked for
+
+
 class _BareTasks:
-    __slots__ = ("_all_ended", "_error", "_loop", "_members")
+    __slots__ = ("_all_ended", "_delayed", "_error", "_loop", "_members")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._members: dict[asyncio.Task[None], _BareTask] = {}
+        self._delayed: set[_DelayedTask] = set()
         self._error: BaseException | None = None
         self._all_ended: asyncio.Future[None] | None = None
 
@@ -105,9 +145,10 @@ class _BareTasks:
             except BaseException:
                 await self._end_all()
                 raise
+            self._forget_delayed()
             if self._error is not None:
                 raise self._error
-        elif self._members:
+        elif self._members or self._delayed:
             await self._end_all()
 
     def start(self, work: Work, *args: Any) -> Companion:
@@ -116,8 +157,16 @@ class _BareTasks:
         member.task.add_done_callback(self._note_end)
         return member
 
+    def start_later(self, seconds: float, work: Work, *args: Any) -> Companion:
+        return _DelayedTask(self._loop, seconds, partial(self.start, work, *args), self._delayed)
+
     def cancel(self) -> None:
+        self._forget_delayed()
         for member in self._members.values():
+            member.cancel()
+
+    def _forget_delayed(self) -> None:
+        for member in tuple(self._delayed):
             member.cancel()
 
     async def _end_all(self) -> None:
@@ -155,7 +204,9 @@ class GroupedTasks:
 
     def __init__(self) -> None:
         self._members: set[_GroupedTask] = set()
+        self._delayed: set[_GroupedTask] = set()
         self._error: BaseException | None = None
+        self._leaving = False
 
     async def __aenter__(self) -> Self:
         """Begin."""
@@ -167,6 +218,8 @@ class GroupedTasks:
         """Wait for all."""
         if error is not None:
             self.cancel()
+        self._leaving = True
+        self._forget_those_left_alone()
         await self._group.__aexit__(None, None, None)
         if error is None and self._error is not None:
             raise self._error
@@ -178,10 +231,35 @@ class GroupedTasks:
         self._group.start_soon(self._run, member, work, args)
         return member
 
+    def start_later(self, seconds: float, work: Work, *args: Any) -> Companion:
+        """Run `work(*args)` after a while."""
+        member = _GroupedTask()
+        self._delayed.add(member)
+        self._group.start_soon(self._run_later, member, seconds, work, args)
+        return member
+
     def cancel(self) -> None:
         """Cancel all that run."""
-        for member in self._members:
+        for member in self._members | self._delayed:
             member.cancel()
+
+    def _forget_those_left_alone(self) -> None:
+        if self._leaving and not self._members:
+            for member in self._delayed:
+                member.cancel()
+
+    async def _run_later(self, member: _GroupedTask, seconds: float, work: Work, args: tuple[Any, ...]) -> None:
+        try:
+            with member.scope:
+                await anyio.sleep(seconds)
+        finally:
+            self._delayed.discard(member)
+        if member.scope.cancel_called:
+            member.over.set()
+            return
+        self._members.add(member)
+        member.scope = anyio.CancelScope()
+        await self._run(member, work, args)
 
     async def _run(self, member: _GroupedTask, work: Work, args: tuple[Any, ...]) -> None:
         try:
@@ -192,3 +270,4 @@ class GroupedTasks:
         finally:
             self._members.discard(member)
             member.over.set()
+            self._forget_those_left_alone()

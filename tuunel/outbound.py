@@ -19,6 +19,7 @@ from tuunel.frontdoor import EARLY_LIMIT, Request
 from tuunel.pump import BROKEN, WATCH_INTERVAL, PumpEnd, copy_both_ways
 from tuunel.rawstream import LINGER_TIME, Conduit, RawStream, receive_chunk, send_bytes
 
+PROMPT: Final = 0.05  #: seconds in which most dials are done: who goes away meanwhile is noticed behind them
 HALF_CLOSED_PATIENCE: Final = 2.0  # seconds that a dial goes on for a client that has ended its side: it may have gone, or may still read
 
 
@@ -105,9 +106,9 @@ class Associate(Protocol):
 
 
 async def dial_for_client(dial: Dialer, request: Request, client: RawStream) -> tuple[Outbound, bytes]:
-    """Dial while the client stays: the connection, and the bytes that the client has sent meanwhile (at most EARLY_LIMIT).
+    """Dial while the client stays: the connection, and bytes that the client has sent meanwhile (at most EARLY_LIMIT).
 
-    ConnectionResetError when the client has gone; the dial is cancelled then. A client that has ended its side may still read: the
+    ConnectionResetError when the client has gone; the dial is cancelled then. A dial that is done within PROMPT is not disturbed. A client that has ended its side may still read: the
     dial then has HALF_CLOSED_PATIENCE left. Raises Failure otherwise.
     """
     watch = _ClientWatch(client, EARLY_LIMIT - len(request.early))
@@ -115,7 +116,7 @@ async def dial_for_client(dial: Dialer, request: Request, client: RawStream) -> 
     try:
         async with companions() as beside:
             with anyio.CancelScope() as dialling:
-                beside.start(watch.run, dialling)
+                beside.start_later(PROMPT, watch.run, dialling)
                 try:
                     outcome = await dial(request)
                 except Failure as failure:

@@ -147,20 +147,21 @@ class _Pump(Generic[End]):
 
     def _begin_watch(self) -> None:
         if self._watcher is None:
-            self._watcher = self._companions.start(self._watch)
+            self._watcher = self._companions.start_later(WATCH_INTERVAL, self._watch)
 
     async def _watch(self) -> None:
         """Look after the sides that nobody reads, as long as there are any: a tunnel at rest has no task for it."""
         directions = (self._forth, self._back)
-        while any(direction.unread for direction in directions):
-            await anyio.sleep(WATCH_INTERVAL)
-            try:
-                if any(direction.has_lost_its_source() for direction in directions):
-                    raise ConnectionResetError
-            except Exception as error:  # as in _run
-                self._fail(error)
-                break
-        self._watcher = None
+        try:
+            while not any(direction.has_lost_its_source() for direction in directions):
+                if not any(direction.unread for direction in directions):
+                    return
+                await anyio.sleep(WATCH_INTERVAL)
+            raise ConnectionResetError
+        except Exception as error:  # as in _run
+            self._fail(error)
+        finally:
+            self._watcher = None
 
     def _fail(self, error: Exception) -> None:
         """Reset both sides, which ends the other direction, whatever it waits for, and the watch at its next look."""
