@@ -104,7 +104,7 @@ class Doorway:
 
     def listening(self) -> set[int]:
         """The ports that are announced to the other roles of the home."""
-        return {port for _, port in known_listeners(self.home)}
+        return {port for _, port in known_listeners(self.home.run_dir)}
 
     def _ended(self, how: str) -> None:
         with self._changed:

@@ -1,11 +1,13 @@
 """Companions: tasks beside their owner, under one contract on every event loop, also where a task group stands behind it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 import anyio.lowlevel
 import pytest
 
+from tests.world import until
 from tuunel.companions import Companions, GroupedTasks, companions
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("make", [companions, GroupedTasks])]
@@ -148,3 +150,74 @@ async def test_a_cancelled_owner_cancels_all_and_waits_for_them(make: Make, wher
         scope.cancel()
     assert scope.cancelled_caught
     assert worker.noted == ["begun", "over", "wound up"]
+
+
+async def test_one_that_is_to_start_later_does(make: Make) -> None:
+    worker = Worker()
+    async with make() as beside:
+        member = beside.start_later(0.01, worker.run)
+        await anyio.wait_all_tasks_blocked()
+        assert not worker.noted
+        await until(lambda: worker.noted)
+        member.cancel()
+        await member.ended()
+    assert worker.noted == ["begun", "over"]
+
+
+async def test_one_that_is_cancelled_before_its_time_never_begins(make: Make) -> None:
+    worker, passed = Worker(), anyio.Event()
+
+    async def pass_by() -> None:
+        passed.set()
+
+    async with make() as beside:
+        member = beside.start_later(0.01, worker.run)
+        member.cancel()
+        member.cancel()
+        await member.ended()
+        beside.start_later(0.02, pass_by)
+        await passed.wait()
+    assert not worker.noted
+
+
+@pytest.mark.parametrize("how", ["the end", "a cancel of all", "an error"])
+async def test_one_that_is_left_alone_before_its_time_never_begins(make: Make, how: str) -> None:
+    worker = Worker()
+    with anyio.fail_after(5), suppress(ValueError):
+        async with make() as beside:
+            beside.start_later(60, worker.run)
+            beside.start(anyio.lowlevel.checkpoint)
+            await anyio.wait_all_tasks_blocked()
+            if how == "a cancel of all":
+                beside.cancel()
+            elif how == "an error":
+                raise ValueError
+    assert not worker.noted
+
+
+async def test_one_begins_while_others_are_waited_for_and_is_waited_for_too(make: Make) -> None:
+    noted: list[str] = []
+    begun = anyio.Event()
+
+    async def later() -> None:
+        begun.set()
+        await anyio.wait_all_tasks_blocked()
+        noted.append("later")
+
+    async with make() as beside:
+        beside.start(begun.wait)
+        beside.start_later(0.01, later)
+    assert noted == ["later"]
+
+
+async def test_what_one_raises_that_was_started_later_is_raised_at_the_end(make: Make) -> None:
+    begun = anyio.Event()
+
+    async def fail() -> None:
+        begun.set()
+        raise ConnectionResetError("late")
+
+    with pytest.raises(ConnectionResetError, match="late"):
+        async with make() as beside:
+            beside.start_later(0.01, fail)
+            beside.start(begun.wait)

@@ -88,8 +88,8 @@ async def test_beyond_loopback_a_monitor_may_ask_by_any_name(tmp_path: Path) -> 
 
 async def test_the_listener_is_announced_while_it_is_there(tmp_path: Path) -> None:
     async with serving(tmp_path) as where:
-        assert known_listeners(Home(tmp_path)) == ((ip_address("127.0.0.1"), where.port),)
-    assert known_listeners(Home(tmp_path)) == ()
+        assert known_listeners(Home(tmp_path).run_dir) == ((ip_address("127.0.0.1"), where.port),)
+    assert known_listeners(Home(tmp_path).run_dir) == ()
 
 
 async def test_a_client_that_says_nothing_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,14 +208,14 @@ async def test_a_place_that_is_taken_is_a_listen_error_and_leaves_nothing() -> N
         assert isinstance(forward.error, ExceptionGroup)
         assert forward.error.subgroup(ListenError)
         assert not forward.seen(Ready)
-        assert known_listeners(roles.home) == ()
+        assert known_listeners(roles.home.run_dir) == ()
         assert not (roles.home.root / "x").exists()
 
 
 async def test_its_ports_are_tuunels_own_and_no_guest_of_the_agent_gets_in() -> None:
     async with three() as (made, roles):
         beside = await made.forward(roles.home, f"0:home.tuunel:{await made.target(echo)}", "0:home.tuunel:53/udp")
-        assert {port for _, port in known_listeners(roles.home)} == set(ports(beside))
+        assert {port for _, port in known_listeners(roles.home.run_dir)} == set(ports(beside))
         back, _ = await made.paired(await made.agent((await roles.relay.until(Ready)).link, roles.home, enrolled=True), "laptop")
         proxy = await made.proxy(back)
         with pytest.raises(ConnectionRefusedError, match="POLICY_DENIED"):
@@ -237,7 +237,7 @@ async def test_stop_takes_nobody_in_and_lets_those_inside_finish() -> None:
         with anyio.fail_after(PATIENCE):
             await forward.over.wait()
         assert forward.error is None
-        assert known_listeners(roles.home) == ()
+        assert known_listeners(roles.home.run_dir) == ()
 
 
 async def test_its_control_socket_answers_and_goes_with_what_crashed_forwards_have_left() -> None:

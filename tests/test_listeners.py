@@ -51,12 +51,12 @@ def crashed(home: Home, role: str) -> Iterator[None]:
 
 
 def test_listeners_are_known_while_their_role_runs(home: Home) -> None:
-    assert known_listeners(home) == ()
+    assert known_listeners(home.run_dir) == ()
     with Announcement(home, "proxy") as proxy, Announcement(home, "relay") as relay:
         proxy.add(DOOR, HostPort("::1", 1080))
         relay.add(HostPort("::", 7443))
-        assert set(known_listeners(home)) == {KNOWN_DOOR, (ip_address("::1"), 1080), (ip_address("::"), 7443)}
-    assert known_listeners(home) == ()
+        assert set(known_listeners(home.run_dir)) == {KNOWN_DOOR, (ip_address("::1"), 1080), (ip_address("::"), 7443)}
+    assert known_listeners(home.run_dir) == ()
 
 
 def test_a_stamp_is_the_same_only_while_nothing_is_announced_or_taken_back(home: Home) -> None:
@@ -108,7 +108,7 @@ def test_addresses_come_and_go_while_the_role_runs(home: Home) -> None:
         proxy.add(DOOR)
         proxy.add(HostPort("127.0.0.1", 40000), HostPort("127.0.0.1", 40001))
         proxy.remove(HostPort("127.0.0.1", 40000))
-        assert known_listeners(home) == (KNOWN_DOOR, (ip_address("127.0.0.1"), 40001))
+        assert known_listeners(home.run_dir) == (KNOWN_DOOR, (ip_address("127.0.0.1"), 40001))
         assert proxy.addresses == (DOOR, HostPort("127.0.0.1", 40001))
 
 
@@ -117,29 +117,29 @@ def test_a_port_of_tcp_stays_known_when_the_same_one_of_udp_goes(home: Home) -> 
         proxy.add(DOOR)
         proxy.add(DOOR)
         proxy.remove(DOOR)
-        assert known_listeners(home) == (KNOWN_DOOR,)
+        assert known_listeners(home.run_dir) == (KNOWN_DOOR,)
 
 
 def test_what_is_added_before_entering_is_known_from_then_on(home: Home) -> None:
     early = Announcement(home, "proxy")
     early.add(DOOR)
-    assert known_listeners(home) == ()
+    assert known_listeners(home.run_dir) == ()
     with early:
-        assert known_listeners(home) == (KNOWN_DOOR,)
+        assert known_listeners(home.run_dir) == (KNOWN_DOOR,)
 
 
 def test_an_interface_in_an_address_does_not_hide_it(home: Home) -> None:
     with Announcement(home, "proxy") as proxy:
         proxy.add(HostPort("fe80::1%eth0", 1080))
-        assert known_listeners(home) == ((ip_address("fe80::1"), 1080),)
+        assert known_listeners(home.run_dir) == ((ip_address("fe80::1"), 1080),)
 
 
 def test_roles_of_one_kind_live_side_by_side(home: Home) -> None:
     with ExitStack() as running:
         for number in range(20):
             running.enter_context(Announcement(home, f"forward-{number}")).add(HostPort("127.0.0.1", 8000 + number))
-        assert {port for _, port in known_listeners(home)} == set(range(8000, 8020))
-    assert known_listeners(home) == ()
+        assert {port for _, port in known_listeners(home.run_dir)} == set(range(8000, 8020))
+    assert known_listeners(home.run_dir) == ()
 
 
 def test_a_second_one_under_the_same_name_is_refused_and_harms_nothing(home: Home) -> None:
@@ -147,19 +147,19 @@ def test_a_second_one_under_the_same_name_is_refused_and_harms_nothing(home: Hom
         first.add(DOOR)
         with pytest.raises(ListenError), Announcement(home, "proxy"):
             raise AssertionError("entered")
-        assert known_listeners(home) == (KNOWN_DOOR,)
+        assert known_listeners(home.run_dir) == (KNOWN_DOOR,)
 
 
 def test_they_are_withdrawn_when_the_role_fails(home: Home) -> None:
     with pytest.raises(KeyError), Announcement(home, "proxy") as proxy:
         proxy.add(DOOR)
         raise KeyError
-    assert known_listeners(home) == ()
+    assert known_listeners(home.run_dir) == ()
 
 
 def test_what_a_crash_left_is_ignored_and_removed(home: Home) -> None:
     with crashed(home, "forward-1"), crashed(home, "proxy"):
-        assert known_listeners(home) == ()
+        assert known_listeners(home.run_dir) == ()
         with Announcement(home, "relay"):
             assert [path.name for path in home.run_dir.glob("*.listen")] == ["relay.listen"]
 
@@ -167,7 +167,7 @@ def test_what_a_crash_left_is_ignored_and_removed(home: Home) -> None:
 def test_a_role_starts_again_after_its_own_crash(home: Home) -> None:
     with crashed(home, "proxy"), Announcement(home, "proxy") as proxy:
         proxy.add(HostPort("127.0.0.1", 1081))
-        assert known_listeners(home) == ((ip_address("127.0.0.1"), 1081),)
+        assert known_listeners(home.run_dir) == ((ip_address("127.0.0.1"), 1081),)
 
 
 def test_an_announcement_holds_one_descriptor_and_gives_it_back(home: Home) -> None:
@@ -188,10 +188,10 @@ def test_what_cannot_be_announced_is_told_and_what_cannot_be_taken_back_stays(ho
             proxy.add(HostPort("127.0.0.1", 40000))
         assert proxy.addresses == (DOOR,)
         proxy.remove(DOOR)
-        assert known_listeners(home) == (KNOWN_DOOR,)
+        assert known_listeners(home.run_dir) == (KNOWN_DOOR,)
         in_the_way.rmdir()
         proxy.add()
-        assert known_listeners(home) == ()
+        assert known_listeners(home.run_dir) == ()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}x", b"[1]", b'["nonsense"]', b'["name:80"]', b"17"])
@@ -199,14 +199,14 @@ def test_a_damaged_file_of_a_living_role_is_an_error_and_not_an_open_door(home: 
     with Announcement(home, "proxy"):
         (home.run_dir / "proxy.listen").write_bytes(content)
         with pytest.raises(StateError):
-            known_listeners(home)
+            known_listeners(home.run_dir)
 
 
 @pytest.mark.parametrize("content", [b"", b"17", json.dumps([str(DOOR)]).encode()])
 def test_a_file_without_owner_counts_for_nothing(home: Home, content: bytes) -> None:
     path = home.run_dir / "proxy.listen"
     path.write_bytes(content)
-    assert known_listeners(home) == ()
+    assert known_listeners(home.run_dir) == ()
 
 
 def test_a_reader_sees_every_list_whole_while_it_changes(home: Home) -> None:
@@ -217,7 +217,7 @@ def test_a_reader_sees_every_list_whole_while_it_changes(home: Home) -> None:
     def read() -> None:
         while not over.is_set():
             try:
-                known = known_listeners(home)
+                known = known_listeners(home.run_dir)
             except StateError as error:
                 faults.append(error)
             else:
@@ -245,7 +245,7 @@ def test_starting_roles_never_remove_a_living_one(home: Home) -> None:
         for _ in range(50):
             with Announcement(home, f"forward-{number}") as mine:
                 mine.add(HostPort("127.0.0.1", number))
-                if (ip_address("127.0.0.1"), number) not in known_listeners(home):
+                if (ip_address("127.0.0.1"), number) not in known_listeners(home.run_dir):
                     faults.append(number)
 
     runners = [threading.Thread(target=run, args=[number]) for number in range(1, 5)]
@@ -272,11 +272,11 @@ def test_a_child_process_does_not_inherit_the_lock(home: Home) -> None:
 async def test_a_second_relay_of_the_same_home_leaves_the_first_announced() -> None:
     async with world() as made:
         first = await made.relay()
-        known = known_listeners(first.home)
+        known = known_listeners(first.home.run_dir)
         assert known
         second = made.start(
             first.home, lambda emit: RelayServer(first.home, listen=LOOPBACK, advertise=None, open_enrolment=True, emit=emit)
         )
         await second.over.wait()
         assert second.error is not None
-        assert known_listeners(first.home) == known
+        assert known_listeners(first.home.run_dir) == known

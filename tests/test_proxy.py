@@ -184,17 +184,17 @@ async def test_a_guest_of_the_agent_cannot_enter_a_udp_association_of_the_proxy_
         with pytest.raises(ConnectionRefusedError, match="POLICY_DENIED"):
             await connect_through(proxy, "127.0.0.1.home.tuunel", port)
         beside.role.stop()  # the association goes on, and so does its guard
-        await until(lambda: len(known_listeners(roles.agent.home)) == 1)
+        await until(lambda: len(known_listeners(roles.agent.home.run_dir)) == 1)
         with pytest.raises(ConnectionRefusedError, match="POLICY_DENIED"):
             await connect_through(proxy, "127.0.0.1.home.tuunel", port)
         await client.aclose()
-        await until(lambda: known_listeners(roles.agent.home) == ())
+        await until(lambda: known_listeners(roles.agent.home.run_dir) == ())
 
 
 async def test_a_second_proxy_of_the_same_home_does_not_start_and_leaves_the_first_announced() -> None:
     async with three() as (made, roles):
         first = await made.proxy(roles.home)
-        known = known_listeners(roles.home)
+        known = known_listeners(roles.home.run_dir)
         assert known
         second = made.start(
             roles.home, lambda emit: Proxy(roles.home, listen=LOOPBACK, other="direct", routes=(), credentials=None, emit=emit)
@@ -203,7 +203,7 @@ async def test_a_second_proxy_of_the_same_home_does_not_start_and_leaves_the_fir
         assert isinstance(second.error, ExceptionGroup)
         assert second.error.subgroup(ListenError)
         assert not second.seen(Ready)
-        assert known_listeners(roles.home) == known
+        assert known_listeners(roles.home.run_dir) == known
         assert not first.over.is_set()
 
 
@@ -241,7 +241,7 @@ async def test_stop_takes_nobody_in_and_lets_those_inside_finish() -> None:
         by_port = await connect_through(proxy, "home.tuunel", port)
         await echoes(by_port)
         proxy.role.stop()
-        await until(lambda: known_listeners(roles.home) == ())
+        await until(lambda: known_listeners(roles.home.run_dir) == ())
         with pytest.raises(ConnectionRefusedError):
             await connect(address)
         await echoes(by_port, b"still here")
@@ -262,7 +262,7 @@ async def test_nc_finishes_after_a_stop_and_learns_how_its_connection_ended() ->
         head = await door.receive()
         number = int(head.lower().partition(b"tuunel-connection:")[2].split()[0])
         proxy.role.stop()
-        await until(lambda: known_listeners(roles.home) == ())
+        await until(lambda: known_listeners(roles.home.run_dir) == ())
         await door.send(b"last words")
         assert await door.receive() == b"last words"
         await door.send_eof()

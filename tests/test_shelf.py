@@ -113,6 +113,7 @@ async def test_what_a_cancelled_taker_took_is_discarded() -> None:
         shelf = Shelf[Item](carers, Item.care, discarded.append)
         item = Item()
         shelf.put(item)
+        await until(lambda: item.cared_for)
         with anyio.CancelScope() as scope:
             scope.cancel()
             await shelf.take()
@@ -123,7 +124,8 @@ async def test_what_a_cancelled_taker_took_is_discarded() -> None:
 async def test_care_that_must_finish_is_waited_for() -> None:
     finished: list[bool] = []
 
-    async def care(_: Item) -> None:
+    async def care(item: Item) -> None:
+        item.cared_for = True
         try:
             await anyio.sleep_forever()
         finally:
@@ -133,26 +135,46 @@ async def test_care_that_must_finish_is_waited_for() -> None:
 
     async with companions() as carers:
         shelf = Shelf[Item](carers, care, lambda _: None)
-        shelf.put(Item())
-        await anyio.wait_all_tasks_blocked()
+        shelf.put(item := Item())
+        await until(lambda: item.cared_for)
         await shelf.take()
         assert finished
 
 
-@pytest.mark.parametrize("how", ["clear", "the end of the tasks", "the end of the tasks before they began"])
+async def test_an_item_that_is_taken_again_at_once_was_never_looked_after() -> None:
+    async with companions() as carers:
+        shelf = Shelf[Item](carers, Item.care, lambda _: None, unattended=60)
+        shelf.put(item := Item())
+        await anyio.wait_all_tasks_blocked()
+        assert not item.cared_for
+        assert await shelf.take() is item
+
+
+async def test_an_item_that_waits_for_long_is_looked_after_in_the_end() -> None:
+    async with companions() as carers:
+        discarded: list[Item] = []
+        shelf = Shelf[Item](carers, Item.care, discarded.append, unattended=0.01)
+        shelf.put(item := Item())
+        await until(lambda: item.cared_for)
+        item.spoil.set()
+        await until(lambda: discarded)
+        assert len(shelf) == 0
+
+
+@pytest.mark.parametrize("how", ["clear", "clear before anybody looks after them", "the end of the tasks"])
 async def test_everything_is_discarded_at_the_end(how: str) -> None:
     discarded: list[Item] = []
     async with companions() as carers:
-        shelf = Shelf[Item](carers, Item.care, discarded.append)
+        shelf = Shelf[Item](carers, Item.care, discarded.append, unattended=60 if how == "clear before anybody looks after them" else 0)
         items = [Item(), Item()]
         for item in items:
             shelf.put(item)
-        if how != "the end of the tasks before they began":
+        if how != "clear before anybody looks after them":
             await until(lambda: all(item.cared_for for item in items))
-        if how == "clear":
+        if how == "the end of the tasks":
+            carers.cancel()
+        else:
             shelf.clear()
             assert len(shelf) == 0
-        else:
-            carers.cancel()
     assert set(map(id, discarded)) == set(map(id, items))
     assert len(discarded) == 2

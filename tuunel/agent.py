@@ -270,7 +270,9 @@ class Agent:
     # what a target must not be
 
     def _surroundings(self) -> Surroundings:
-        return Surroundings(networks=self._interfaces.networks(), relay=tuple(self._relay_endpoints), listeners=known_listeners(self._home))
+        return Surroundings(
+            networks=self._interfaces.networks(), relay=tuple(self._relay_endpoints), listeners=known_listeners(self._run_dir)
+        )
 
     def _stamp(self) -> object:
         """What equals an earlier one only if the surroundings are the same. Asked for every datagram."""

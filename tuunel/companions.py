@@ -42,7 +42,7 @@ class Companions(Protocol):
         """Run `work(*args)` from the next turn of the event loop on. Only within the context."""
 
     def start_later(self, seconds: float, work: Work, *args: Any) -> Companion:
-        """As `start`, after a while. Nobody waits for one that has not begun yet: where it is cancelled, or is left alone, it never does."""
+        """As `start`, after a while. One that is cancelled before, or that alone is left where the context is left, never begins."""
 
     def cancel(self) -> None:
         """Cancel all that run."""

@@ -137,7 +137,7 @@ class Devices:
         enrolled = tuple(relay for relay in device.relays if relay.enrolled)
         if not enrolled:
             raise Failure(Reason.NOT_PAIRED, detail="it is enrolled at no relay where that device waits")
-        return replace(device, relays=enrolled)
+        return device if enrolled == device.relays else replace(device, relays=enrolled)
 
     def free_alias(self, label: str) -> str:
         """Return an unused alias made from a device's own label, which is untrusted text."""

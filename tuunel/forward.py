@@ -17,6 +17,7 @@ from anyio.abc import TaskStatus
 
 from tuunel import control
 from tuunel.address import HostPort
+from tuunel.buffers import BufferPool
 from tuunel.datagrams import DatagramSocket
 from tuunel.descriptors import raise_limit
 from tuunel.e2e.wire import Command
@@ -146,7 +147,7 @@ class Forward:
         if self._http_hosts:
             await self._serve_guarded(to, GuardedStream(stream, HostGuard(self._http_hosts)), stream)
             return
-        early = await _read_at_hand(stream)
+        early = await _read_at_hand(stream, self._reach.buffers)
         outbound, ahead = await self._connect(to, early, stream)
         try:
             await outbound.send(self._reach.buffers, ahead)
@@ -208,8 +209,14 @@ class Forward:
         return {"listen": [place["listen"] for place in self._places], "forwards": self._places, **self._reach.facts()}
 
 
-async def _read_at_hand(stream: RawStream) -> bytes:
+async def _read_at_hand(stream: RawStream, buffers: BufferPool) -> bytes:
     """What the client has sent by now: it may travel with the request. Most clients speak first, and others must not be waited for."""
-    await anyio.lowlevel.checkpoint()
-    buffer = bytearray(EARLY_LIMIT)
-    return bytes(buffer[: stream.receive_into(memoryview(buffer)) or 0])
+    buffer = buffers.borrow()
+    try:
+        n = stream.read_into(buffer, EARLY_LIMIT)
+        if n is None:
+            await anyio.lowlevel.checkpoint()
+            n = stream.read_into(buffer, EARLY_LIMIT)
+        return bytes(buffer[1 : 1 + (n or 0)])
+    finally:
+        buffers.give_back(buffer)

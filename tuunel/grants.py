@@ -268,6 +268,8 @@ def _covers(new: Grant, old: Grant) -> bool:
 
 
 def _sum(grants: Sequence[Grant]) -> Grant:
+    if len(grants) == 1:
+        return grants[0]
     targets = tuple(dict.fromkeys(target for grant in grants for target in grant.targets))
     ends = [grant.expires for grant in grants if grant.expires is not None]
     return replace(grants[0], targets=targets, expires=min(ends, default=None))

@@ -104,17 +104,26 @@ class Announcement:
             self._held = None
 
 
-def known_listeners(home: Home) -> tuple[tuple[Address, int], ...]:
-    """Address and port of every listener of a living tuunel role in this state directory.
+def known_listeners(run_dir: Path) -> tuple[tuple[Address, int], ...]:
+    """Address and port of every listener of a living tuunel role in the state directory to which `run_dir` belongs.
 
-    StateError when a living role's file cannot be read: nothing may then be taken for free.
+    StateError when a living role's file, or the directory, cannot be read: nothing may then be taken for free.
     """
     found: tuple[tuple[Address, int], ...] = ()
-    for path in home.run_dir.glob("*" + SUFFIX):
+    for path in _announcements(run_dir):
         content = None if _is_left_over(path) else read_private(path)
         if content is not None:  # else its role has ended, just now or long ago
             found += _parse(path, content)
     return found
+
+
+def _announcements(run_dir: Path) -> list[Path]:
+    try:
+        return [run_dir / name for name in os.listdir(run_dir) if name.endswith(SUFFIX)]  # noqa: PTH208 - of all ways by far the fastest
+    except FileNotFoundError:  # no role has run here yet
+        return []
+    except OSError as error:
+        raise StateError(f"cannot read {run_dir}: {error.strerror}", "check the directory's owner and modes") from error
 
 
 def listeners_stamp(run_dir: Path) -> object:

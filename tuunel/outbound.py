@@ -108,8 +108,8 @@ class Associate(Protocol):
 async def dial_for_client(dial: Dialer, request: Request, client: RawStream) -> tuple[Outbound, bytes]:
     """Dial while the client stays: the connection, and bytes that the client has sent meanwhile (at most EARLY_LIMIT).
 
-    ConnectionResetError when the client has gone; the dial is cancelled then. A dial that is done within PROMPT is not disturbed. A client that has ended its side may still read: the
-    dial then has HALF_CLOSED_PATIENCE left. Raises Failure otherwise.
+    ConnectionResetError when the client has gone; the dial is cancelled then, unless it is done within PROMPT. A client that has ended
+    its side may still read: the dial then has HALF_CLOSED_PATIENCE left. Raises Failure otherwise.
     """
     watch = _ClientWatch(client, EARLY_LIMIT - len(request.early))
     outcome: Outbound | Failure | None = None

@@ -197,9 +197,7 @@ def _permits(patterns: Sequence[TargetPattern], name: str, address: Address, por
 
 
 def _guards(address: Address, port: int, around: Surroundings) -> Iterator[_Guard]:
-    for kind, network in _GUARDED_OF[address.version]:
-        if address in network:
-            yield _Guard(kind, network)
+    yield from _guards_anywhere(address)
     for network in around.networks:
         if network.version == 4 and network.prefixlen < 31 and address in (network.broadcast_address, network.network_address):
             # the all-zeros host is the broadcast address of old, and kernels still know it
@@ -210,11 +208,18 @@ def _guards(address: Address, port: int, around: Surroundings) -> Iterator[_Guar
         yield _Guard("tuunel's own port", ip_network(address), endpoint=True)
 
 
+@lru_cache(maxsize=1024)
+def _guards_anywhere(address: Address) -> tuple[_Guard, ...]:
+    """What guards the address on every machine: the same few are asked for at every open."""
+    return tuple(_Guard(kind, network) for kind, network in _GUARDED_OF[address.version] if address in network)
+
+
 def _is_at(listener: Address, address: Address) -> bool:
     faces = _faces(listener)
     return address in faces or any(face.is_unspecified for face in faces)
 
 
+@lru_cache(maxsize=1024)
 def _faces(address: Address) -> tuple[Address, ...]:
     """Return every address that a packet to `address` may end up at, without zones."""
     if isinstance(address, IPv4Address):

@@ -42,6 +42,7 @@ STANDBY: Final = 2  #: tunnels kept ready for a device in use
 LARGEST_STANDBY: Final = 64  #: tunnels made ready for a device, at most: a browser's burst; an agent allows many more
 MOST_KEPT: Final = 128  #: tunnels of a device that wait, at most: fifty connections that come and go use nearly twice as many
 SHORT_USE: Final = 1.0  #: seconds in which most connections are over, and a tunnel in use is taken for one that will be back
+UNATTENDED: Final = 0.2  #: seconds that a tunnel waits before it is read: whoever takes it looks whether it is broken, and reads it
 STANDBY_LIFETIME: Final = 60.0  #: seconds after a device's last use until its standbys are dropped
 SPARE_LIFETIME: Final = 600.0  #: seconds until a tunnel that nobody needed is dropped, though the device is in use
 FRESH: Final = 3.0  #: seconds after a sign of life of a standby in which it is trusted with app bytes: they cannot be taken back
@@ -67,7 +68,7 @@ class _Standbys:
 
     def __init__(self, device: Device, tasks: TaskGroup, carers: Companions, make: Callable[[Self], Awaitable[None]]) -> None:
         self.device = device
-        self.waiting = Shelf(carers, Tunnel.rest, Tunnel.reset)
+        self.waiting = Shelf(carers, Tunnel.rest, Tunnel.reset, unattended=UNATTENDED)
         self.wanted = STANDBY
         self.used = time.monotonic()
         self.refill = Refill(tasks, self._lacking, lambda: make(self))
@@ -151,7 +152,10 @@ class TunnelPool:
         try:
             await self._tasks.__aexit__(None, None, None)  # so that what the body raised comes out alone, and not in a group
         finally:
-            self._carers.cancel()  # only now: until then a refill that was just done may put another one there
+            for dials in self._dials.values():  # only now: until then a refill that was just done may put another one there
+                dials.drop()
+            for standbys in self._standbys.values():
+                standbys.waiting.clear()
             await self._carers.__aexit__(None, None, None)
 
     def census(self) -> dict[str, int]:

@@ -21,12 +21,12 @@ Result = TypeVar("Result")
 class RawSocket:
     """Owns `sock`. After `close` every call that needs the socket raises anyio.ClosedResourceError, also in a task that waits."""
 
-    __slots__ = ("_closed", "_reading", "_sock", "_waiting")
+    __slots__ = ("_reading", "_sock", "_waiting", "closed")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(0)
         self._sock = sock
-        self._closed = False
+        self.closed = False  #: whether this object was closed; who else uses its socket cannot close it
         self._waiting = 0
         self._reading: _Reading[Any] | None = None
 
@@ -37,7 +37,7 @@ class RawSocket:
 
     def fileno(self) -> int:
         """The descriptor, -1 once closed. It stays this object's own."""
-        return -1 if self._closed else self._sock.fileno()
+        return -1 if self.closed else self._sock.fileno()
 
     async def wait_readable(self) -> None:
         """Wait until something can be received: bytes, a datagram, an end or an error. Always yields to other tasks."""
@@ -88,9 +88,9 @@ class RawSocket:
 
     def close(self) -> None:
         """Close without lingering; tasks that wait on the socket get anyio.ClosedResourceError. Idempotent."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         if self._reading is not None:
             self._reading.close()
         if self._waiting:
@@ -100,7 +100,7 @@ class RawSocket:
             self._sock.close()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise anyio.ClosedResourceError
 
     def _check_readable(self) -> None:
@@ -110,7 +110,7 @@ class RawSocket:
 
     def _stop_waiting(self) -> None:
         self._waiting -= 1
-        if self._closed and not self._waiting:
+        if self.closed and not self._waiting:
             self._sock.close()
 
 

@@ -135,7 +135,7 @@ class RawStream(RawSocket):
 
     def close(self) -> None:
         """Close without lingering. Bytes on their way are still delivered, unless the peer sends more: `aclose` waits for its end."""
-        if not self._closed and not self._unix:
+        if not self.closed and not self._unix:
             with suppress(OSError):  # the peer was faster
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, END_ON_CLOSE)
         super().close()
@@ -160,7 +160,7 @@ class RawStream(RawSocket):
 
     def broken(self) -> bool:
         """Whether a reset has arrived, or the stream was closed on this side."""
-        if self._closed:
+        if self.closed:
             return True
         poll = select.poll()
         poll.register(self._sock, 0)  # POLLERR and POLLHUP are reported unasked
@@ -177,7 +177,7 @@ class RawStream(RawSocket):
         """While the kernel has sent something for at least the second time, bytes or the question whether there is room, and nothing
         has come back since: the age of the peer's last acknowledgement in seconds. None while all is well, and where no system says.
         """
-        if self._closed or self._unix or sys.platform != "linux":
+        if self.closed or self._unix or sys.platform != "linux":
             return None
         info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         retransmits, probes, sent, acknowledged = _TCP_INFO.unpack(info)

@@ -118,9 +118,12 @@ class RecordStream:
 
     def take(self, *wanted: RecordType) -> tuple[RecordType, bytes] | None:
         """The next record of a wanted type that is here, and its body; None when there is none. Raises TunnelCut."""
-        with self.borrowed() as buffer:
+        buffer = self._buffers.borrow()
+        try:
             record = self.take_into(buffer, *wanted)
             return None if record is None else (record[0], bytes(buffer[1 : 1 + record[1]]))
+        finally:
+            self._buffers.give_back(buffer)
 
     async def ping(self) -> float:
         """Send a PING and wait for its PONG: the round trip now, in seconds. For a caller that reads and expects no other record.
@@ -133,15 +136,6 @@ class RecordStream:
             await self.wait()
             self.take()
         return self.heard - sent
-
-    @contextmanager
-    def borrowed(self) -> Iterator[memoryview]:
-        """A buffer for one record, while the block runs."""
-        buffer = self._buffers.borrow()
-        try:
-            yield buffer
-        finally:
-            self._buffers.give_back(buffer)
 
     def take_into(self, buffer: memoryview, *wanted: RecordType) -> tuple[RecordType, int] | None:
         """The next record of a wanted type that is here, as `RecordOpener.open_into`; those before it are dealt with, a burst at most."""
@@ -282,8 +276,7 @@ class RecordStream:
         if self.finished or not self._opener.fin_received:
             return self.stream.broken()
         try:
-            with self.borrowed() as buffer:
-                self.take_into(buffer)
+            self.take()
         except (OSError, anyio.ClosedResourceError):
             return True
         return False
@@ -293,7 +286,7 @@ class RecordStream:
     @property
     def closed(self) -> bool:
         """Whether the tunnel is over, cleanly or not."""
-        return self.stream.fileno() < 0
+        return self.stream.closed
 
     def tick(self, now: float) -> bool:
         """Once a second: queue a PING on a quiet tunnel, cut a dead one, replace old keys. True when `flush` has something to send.
@@ -340,7 +333,7 @@ class RecordStream:
     def _check_whole(self) -> None:
         if self.cut_reason:
             raise TunnelCut(self.cut_reason)
-        if self.closed:
+        if self.stream.closed:
             raise anyio.ClosedResourceError
 
     def _cut(self, reason: str) -> NoReturn:

@@ -1,15 +1,13 @@
-"""Things that wait for their use, each looked after by a companion of its own, from soon on, until somebody takes it or it spoils."""
+"""Things that wait for their use, each looked after by a companion of its own until somebody takes it or it spoils."""
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import anyio
 
 from tuunel.companions import Companion, Companions
 from tuunel.errors import Failure, RemoteProtocolError
-
-UNATTENDED: Final = 0.2  #: seconds that an item waits before anybody looks after it: many are taken again by then
 
 Item = TypeVar("Item")
 
@@ -24,15 +22,17 @@ class _Place(Generic[Item]):
 
 
 class Shelf(Generic[Item]):
-    """Keeps items; `care(item)` runs for each in `carers` while it waits, from UNATTENDED seconds on. An item whose care ends or fails is
-    given to `discard`.
+    """Keeps items; `care(item)` runs for each in `carers` while it waits. An item whose care ends or fails is given to `discard`.
 
-    `care` may be cancelled at any wait. `discard` must not wait. What still waits where the context of `carers` is left is the caller's
+    With `unattended` it begins after so many seconds: most of what comes and goes is taken again by then, and costs less. `care` may be cancelled at any wait. `discard` must not wait. What still waits where the context of `carers` is left is the caller's
     to `clear` before.
     """
 
-    def __init__(self, carers: Companions, care: Callable[[Item], Awaitable[None]], discard: Callable[[Item], None]) -> None:
+    def __init__(
+        self, carers: Companions, care: Callable[[Item], Awaitable[None]], discard: Callable[[Item], None], *, unattended: float = 0.0
+    ) -> None:
         self._carers = carers
+        self._unattended = unattended
         self._care = care
         self._discard = discard
         self._places: list[_Place[Item]] = []
@@ -45,7 +45,10 @@ class Shelf(Generic[Item]):
         """Take over `item`."""
         place = _Place(item)
         self._places.append(place)
-        place.care = self._carers.start_later(UNATTENDED, self._look_after, place)
+        if self._unattended:
+            place.care = self._carers.start_later(self._unattended, self._look_after, place)
+        else:
+            place.care = self._carers.start(self._look_after, place)
 
     async def take(self) -> Item | None:
         """The item put last, now the caller's; None when nothing waits."""

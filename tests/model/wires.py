@@ -119,14 +119,10 @@ class WireStream(RawStream):
 
     def __init__(self, out: Lane, into: Lane) -> None:
         self._out, self._into = out, into
-        self._eof_read = self._eof_written = self._closed = False
+        self._eof_read = self._eof_written = self.closed = False
         self._number = next(_numbers)
         into.on_unheard = self._answer_unheard
         into.on_tear = out.wake
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     @property
     def chunk_limit(self) -> int:
@@ -145,12 +141,12 @@ class WireStream(RawStream):
         return HostPort("203.0.113.7", 7443)
 
     def fileno(self) -> int:
-        return -1 if self._closed else self._number
+        return -1 if self.closed else self._number
 
     async def wait_readable(self) -> None:
         self._check_open()
         await anyio.lowlevel.checkpoint()
-        while not (self._closed or self._into.readable):
+        while not (self.closed or self._into.readable):
             await self._into.change()
         self._check_open()
 
@@ -164,7 +160,7 @@ class WireStream(RawStream):
     async def wait_writable(self) -> None:
         self._check_open()
         await anyio.lowlevel.checkpoint()
-        while not (self._closed or self._out.room or self._into.tear_arrived):
+        while not (self.closed or self._out.room or self._into.tear_arrived):
             await self._out.change()
         self._check_open()
 
@@ -209,17 +205,17 @@ class WireStream(RawStream):
         return None  # the network of this world loses connections, and not bytes of them
 
     def broken(self) -> bool:
-        return self._closed or self._into.tear_arrived
+        return self.closed or self._into.tear_arrived
 
     def reset(self) -> None:
-        if not self._closed:
+        if not self.closed:
             self._out.torn = True
         self.close()
 
     def close(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         if self._into.arrived:
             self._out.torn = True  # as a kernel does: somebody wrote what nobody will read
         self._out.ended = True
@@ -234,5 +230,5 @@ class WireStream(RawStream):
         self._out.sent()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise anyio.ClosedResourceError

@@ -29,8 +29,9 @@ OFFLINE = HopError(Reason.PEER_UNAVAILABLE, 0, "offline")
 @asynccontextmanager
 async def pool(smallest: int) -> AsyncIterator[tuple[ScriptedRelay, DialPool]]:
     async with scripted_relay() as (relay, tasks), companions() as carers:
-        yield relay, DialPool(relay.known, IDENTITY, Params(Role.FORWARD, bytes(16)), tasks, carers, smallest=smallest)
-        carers.cancel()
+        dials = DialPool(relay.known, IDENTITY, Params(Role.FORWARD, bytes(16)), tasks, carers, smallest=smallest)
+        yield relay, dials
+        dials.drop()
 
 
 async def answer(link: Link, *messages: HopError | PairedForward | Ping | Pong) -> None:

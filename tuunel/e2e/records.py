@@ -48,6 +48,11 @@ MAX_KEY_BYTES: Final = 2 * KEY_UPDATE_BYTES
 
 
 _NOTHING: Final = memoryview(b"")
+#: `TRANSITIONS`, by phase first: what comes in a phase is looked up at each record, and the phase changes seldom.
+_ORDER: Final[Mapping[Direction, Mapping[Phase, Mapping[RecordType, Phase]]]] = MappingProxyType({
+    direction: {phase: {kind: after for (before, kind), after in table.items() if before is phase} for phase in Phase}
+    for direction, table in TRANSITIONS.items()
+})  # fmt: skip
 _TYPES: Final[Mapping[int, RecordType]] = MappingProxyType({int(kind): kind for kind in BODY_LENGTHS})
 
 
@@ -92,8 +97,8 @@ class RecordSealer:
 
     def __init__(self, secret: bytes, direction: Direction, *, early: bool = False) -> None:
         self._cipher: _Cipher | None = _Cipher(secret)
-        self._transitions = TRANSITIONS[direction]
-        self._phase = Phase.STANDBY
+        self._order = _ORDER[direction]
+        self._enter(Phase.STANDBY)
         self._max_body = MAX_EARLY_BODY if early else MAX_BODY
         self._growth = 0
         self._whole = False
@@ -160,17 +165,22 @@ class RecordSealer:
 
     def _step(self, kind: RecordType, length: int) -> _Cipher:
         cipher = self._live()
-        phase = self._transitions.get((self._phase, kind))
+        phase = self._next.get(kind)
         if phase is None:
             raise LocalProtocolError(f"{kind.name} may not be sent while {self._phase.value}")
         if not fits(kind, length) or length > self._max_body:
             raise LocalProtocolError(f"{kind.name} cannot have a body of {length} bytes")
         if cipher.worn_out and kind is not RecordType.KEY_UPDATE:
             raise LocalProtocolError("the key is worn out: a key update is overdue")
-        self._phase = phase
+        if phase is not self._phase:
+            self._enter(phase)
         self._growth += length
         cipher.bytes += length
         return cipher
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._next = self._order[phase]
 
     def _live(self) -> _Cipher:
         if self._cipher is None:
@@ -200,8 +210,8 @@ class RecordOpener:
 
     def __init__(self, secret: bytes, direction: Direction, buffers: Buffers, *, early: bool = False) -> None:
         self._cipher: _Cipher | None = _Cipher(secret)
-        self._transitions = TRANSITIONS[direction]
-        self._phase = Phase.STANDBY
+        self._order = _ORDER[direction]
+        self._enter(Phase.STANDBY)
         self._max_body = MAX_EARLY_BODY if early else MAX_BODY
         self._buffers = buffers
         self._buffer: memoryview | None = None
@@ -272,23 +282,23 @@ class RecordOpener:
                 self._release_if_empty()
                 return None
             self._take_backlog()
-        sealed = self._held[:length]
         if len(buffer) < length - HEADER - TAG:
             raise LocalProtocolError("the chunk is too small for the record")
+        sealed = self._held[:length]
         worn_out = cipher.worn_out
         try:
-            size = cipher.aead.decrypt_into(cipher.next_nonce(), sealed[HEADER:], sealed[:HEADER], buffer[: length - HEADER - TAG])
+            size = cipher.aead.decrypt_into(cipher.next_nonce(), sealed[HEADER:], sealed[:HEADER], buffer[: length - HEADER - TAG]) - 1
         except InvalidTag:
             raise self._breach("a record does not verify") from None
-        kind = self._judge(buffer[0], size - 1)
+        kind = self._judge(buffer[0], size)
         if worn_out and kind is not RecordType.KEY_UPDATE:
             raise self._breach("the peer uses a key for too long")
-        cipher.bytes += size - 1
+        cipher.bytes += size
         if kind is RecordType.KEY_UPDATE:
             cipher.update()
         self._start += length
         self._release_if_empty()
-        return kind, size - 1
+        return kind, size
 
     def close(self) -> None:
         """Hand the buffer back and drop the secrets. May be called at any time, more than once."""
@@ -304,13 +314,18 @@ class RecordOpener:
         kind = _TYPES.get(code)
         if kind is None:
             raise self._breach("a record has an unknown or reserved type")
-        phase = self._transitions.get((self._phase, kind))
+        phase = self._next.get(kind)
         if phase is None:
             raise self._breach(f"{kind.name} out of order")
         if not fits(kind, length):
             raise self._breach(f"{kind.name} has a wrong length")
-        self._phase = phase
+        if phase is not self._phase:
+            self._enter(phase)
         return kind
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._next = self._order[phase]
 
     @property
     def _held(self) -> memoryview:

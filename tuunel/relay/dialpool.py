@@ -32,7 +32,7 @@ REFRESH: Final = 25.0  #: seconds between PINGs: NATs forget idle connections af
 class DialPool:
     """Keeps `smallest` connections waiting, more while they run out. With `smallest` 0 every connection is made when it is needed.
 
-    `tasks` and `carers` must outlive the pool's use; the cancellation of the latter closes everything that waits.
+    `tasks` and `carers` must outlive the pool's use, and `drop` be called before they end.
     """
 
     def __init__(
