@@ -24,8 +24,8 @@ class _Place(Generic[Item]):
 class Shelf(Generic[Item]):
     """Keeps items; `care(item)` runs for each in `carers` while it waits. An item whose care ends or fails is given to `discard`.
 
-    With `unattended` it begins after so many seconds: most of what comes and goes is taken again by then, and costs less. `care` may be cancelled at any wait. `discard` must not wait. What still waits where the context of `carers` is left is the caller's
-    to `clear` before.
+    With `unattended` it begins after so many seconds: most of what comes and goes is taken again by then, and costs less. `care` may be
+    cancelled at any wait. `discard` must not wait. The caller must `clear` what still waits before the context of `carers` is left.
     """
 
     def __init__(

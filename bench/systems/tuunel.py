@@ -57,7 +57,8 @@ class Running:
 
     def start(self, role: str, place: Place, home: Path, *arguments: str) -> dict[str, str]:
         """Start a long-running command and return its ready line."""
-        process = Process(python("tuunel", *arguments, "--json"), place=place, env={"TUUNEL_HOME": str(home)})
+        argv = python("tuunel", *arguments, "--json", "--log-level", "error")  # as its peers: who logs each connection has more to do
+        process = Process(argv, place=place, env={"TUUNEL_HOME": str(home)})
         self.roles[role] = Processes(self._ending.enter_context(process))
         ready: dict[str, str] = process.answer()
         return ready
