@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -20,7 +21,7 @@ from tuunel.errors import Failure, Reason, Speaker
 from tuunel.events import Traffic
 from tuunel.liveness import watch_tunnels
 from tuunel.pump import PumpEnd, copy_both_ways
-from tuunel.rawstream import MORE, RawStream, receive_chunk, send_bytes
+from tuunel.rawstream import RawStream, receive_chunk, send_bytes
 from tuunel.recordstream import DEAD, KEY_LIFETIME, QUIET, RecordStream
 from tuunel.tunnel import ANSWER_TIMEOUT, EARLY_LIMIT, EARLY_RECORDS, Tunnel, TunnelCut
 
@@ -103,6 +104,13 @@ class Far:
                 self._opener.receive_data(data)
         assert record[0] is kind
         return bytes(self._chunk[1 : 1 + record[1]])
+
+    async def hear_all(self) -> list[RecordType]:
+        """The types of all records that are here."""
+        kinds = [await self.hear_any()]
+        while (record := self._opener.open_into(self._chunk)) is not None:
+            kinds.append(record[0])
+        return kinds
 
     async def hear_any(self) -> RecordType:
         """The type of the next record."""
@@ -833,8 +841,8 @@ async def test_a_tunnel_that_both_ends_keep_is_used_again_under_other_keys() -> 
         await both.forward.aclose()
         (forward,), (agent,) = forwards, agents
         assert (both.forward.id, forward.id, agent.id) == ("aaaaaaaa", "aaaaaaaa.1", "aaaaaaaa.1")
-        assert forward.records._writer._sealer._cipher._secret != before  # type: ignore[union-attr]
         await forward.request(TARGET)
+        assert forward.records._writer._sealer._cipher._secret != before  # type: ignore[union-attr]
         assert await agent.requested() == TARGET
         await agent.answer_connected(BOUND)
         assert await forward.answer(PATIENCE) == BOUND
@@ -842,26 +850,59 @@ async def test_a_tunnel_that_both_ends_keep_is_used_again_under_other_keys() -> 
         assert await read(agent) == b"second use"
 
 
-@pytest.mark.skipif(not MORE, reason="only Linux sends two writes together")
-async def test_the_last_end_goes_with_what_begins_the_next_use() -> None:
+async def test_what_begins_the_next_use_goes_with_its_first_word() -> None:
     """Relay and peer wake up once for both."""
-    async with half_ended() as peer:
-        await peer.tunnel.write_eof()
+    async with both_ended() as (peer, tunnel):
+        await peer.hear(RecordType.FIN)
+        await peer.say(RecordType.KEY_UPDATE)
+        await peer.say(RecordType.CONNECT, TARGET.encode())
+        await tunnel.requested()
         with pytest.raises(BlockingIOError):
             peer.stream._sock.recv(1, socket.MSG_PEEK)
-        await peer.tunnel.aclose()
-        assert len(await peer.stream.receive()) == OVERHEAD + len(FIN_RECYCLABLE) + OVERHEAD  # KEY_UPDATE has no body
+        await tunnel.answer_connected(BOUND)
+        assert await peer.hear_all() == [RecordType.KEY_UPDATE, RecordType.CONNECTED]
 
 
-async def test_the_last_end_arrives_soon_where_nothing_follows() -> None:
-    async with half_ended() as peer:
-        await peer.tunnel.write_eof()
+@pytest.mark.parametrize("busy", [False, True], ids=["", "behind a record that is sent in part"])
+async def test_whatever_is_said_first_what_begins_the_next_use_goes_before(busy: bool) -> None:
+    async with both_ended() as (peer, tunnel):
+        writer = tunnel.records._writer
+        writer.queue[RecordType.PONG] = bytes(8)
+        async with anyio.create_task_group() as sending:
+            if busy:
+                await writer._sending.acquire()
+                sending.start_soon(tunnel.answer_connected, BOUND)
+                await anyio.wait_all_tasks_blocked()
+                writer._sending.release()
+            else:
+                await tunnel.answer_connected(BOUND)
+        expected = [RecordType.FIN, RecordType.KEY_UPDATE, RecordType.PONG, RecordType.CONNECTED]
+        heard = await peer.hear_all()
+        assert heard[:2] == expected[:2]
+        assert set(heard) == set(expected)
+
+
+async def test_what_begins_the_next_use_does_not_wait_for_long() -> None:
+    async with both_ended() as (peer, tunnel):
         await peer.hear(RecordType.FIN)
+        assert tunnel.records.tick(time.monotonic())
+        await tunnel.records.flush()
+        await peer.hear(RecordType.KEY_UPDATE)
+        assert not tunnel.records.tick(time.monotonic())
 
 
 @asynccontextmanager
-async def half_ended() -> AsyncIterator[Far]:
-    """The agent's end of a tunnel whose forward side has ended, and would use it again."""
+async def both_ended() -> AsyncIterator[tuple[Far, Tunnel]]:
+    """The agent's end of a tunnel that both sides have ended, and its next use."""
+    async with half_ended() as (peer, nexts):
+        await peer.tunnel.write_eof()
+        await peer.tunnel.aclose()
+        yield peer, nexts[0]
+
+
+@asynccontextmanager
+async def half_ended() -> AsyncIterator[tuple[Far, list[Tunnel]]]:
+    """The agent's end of a tunnel whose forward side has ended, and would use it again, and who gets its next use."""
     nexts: list[Tunnel] = []
     async with far(FORTH) as peer:
         peer.tunnel.keep = nexts.append
@@ -871,7 +912,7 @@ async def half_ended() -> AsyncIterator[Far]:
         await peer.hear(RecordType.CONNECTED)
         await peer.say(RecordType.FIN, FIN_RECYCLABLE)
         assert await read(peer.tunnel) == b""
-        yield peer
+        yield peer, nexts
         for tunnel in nexts:
             tunnel.reset()
 

@@ -28,7 +28,6 @@ KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 mi
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 #: struct tcp_info in linux/tcp.h: tcpi_retransmits, tcpi_probes, and in ms tcpi_last_data_sent and tcpi_last_ack_recv.
 _TCP_INFO: Final = struct.Struct("=2xBB40xI8xI")
-MORE: Final = getattr(socket, "MSG_MORE", 0)
 END_ON_CLOSE: Final = struct.pack("ii", 0, 0)  # struct linger: off, which is the default
 Bytes: TypeAlias = bytes | bytearray | memoryview
 Rest: TypeAlias = Callable[[], Awaitable[object]]  #: writes what could not be written at once; call it, and await it, once
@@ -245,15 +244,11 @@ class RawStream(RawSocket):
             rest = rest[self.send_now(rest) :]
         return False
 
-    def send_now(self, data: Bytes, *, more: bool = False) -> int:
-        """Write what the kernel takes of `data` without waiting: how many bytes.
-
-        `more` tells that more follows at once: where the system can (Linux), it sends both together, and this
-        alone when nothing has followed for as long as it would wait to send again, 200 ms at least.
-        """
+    def send_now(self, data: Bytes) -> int:
+        """Write what the kernel takes of `data` without waiting: how many bytes."""
         self._check_open()
         try:
-            return self._sock.send(data, MORE if more else 0)
+            return self._sock.send(data)
         except BlockingIOError:
             return 0
 

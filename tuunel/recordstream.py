@@ -228,8 +228,7 @@ class RecordStream:
         """End this direction of this use, once; `recyclable` offers another use. Raises as `send_data`."""
         if not self._writer.ended:
             self._recyclable = recyclable
-            renewed = recyclable and self._peer_recyclable and self.read_ended  # as soon as this use is closed: KEY_UPDATE goes with FIN
-            await self._writer.send_fin(FIN_RECYCLABLE if recyclable else FIN_BODY, more=renewed)
+            await self._writer.send_fin(FIN_RECYCLABLE if recyclable else FIN_BODY)
 
     async def flush(self) -> None:
         """Send what is queued, unless a writer is at work: it does so when it is done. Raises as `send_data`."""
@@ -247,9 +246,13 @@ class RecordStream:
         """Whether both directions have ended, and both ends have offered another use."""
         return self.finished and self._recyclable and self._peer_recyclable
 
-    async def renew(self) -> None:
-        """Begin the next use, where `may_be_renewed`: from here on all is as behind the handshake. Raises as `send_data`."""
-        await self._writer.renew()
+    def renew(self) -> None:
+        """Begin the next use, where `may_be_renewed`: from here on all is as behind the handshake.
+
+        The peer hears of it with the first record of that use, or by `flush`, for which `tick` asks within a second. Raises TunnelCut.
+        """
+        self._check_whole()
+        self._writer.renew()
         self._keyed = time.monotonic()
         self._renewed = not self._peer_renewed
         self._recyclable = self._peer_recyclable = self._peer_renewed = False
@@ -302,19 +305,19 @@ class RecordStream:
         if not reading or self._writer.busy:
             self.heard = now
             self._pinged = None
-            if not (self._writer.busy or self._writer.queue) and now - self._writer.written > QUIET:
+            if not (self._writer.busy or self._writer.waiting) and now - self._writer.written > QUIET:
                 self._writer.queue[RecordType.PAD] = b""  # the peer, which may have sent all it had, must not take our pause for death
             if self._acks.unanswered(self.stream, now) > DEAD:
                 with suppress(TunnelCut):
                     self._cut(f"nothing was acknowledged for {DEAD:.0f} s")
-            return bool(self._writer.queue)
+            return self._writer.waiting
         quiet = now - max(self.heard, self._reading_since or 0)
         if quiet > DEAD:
             with suppress(TunnelCut):
                 self._cut(f"nothing was heard for {DEAD:.0f} s")
         elif quiet > QUIET and self._pinged is None:
             self._writer.queue[RecordType.PING] = self._start_ping()
-        return bool(self._writer.queue)
+        return self._writer.waiting
 
     def _start_ping(self) -> bytes:
         nonce = os.urandom(8)

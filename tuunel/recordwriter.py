@@ -41,6 +41,7 @@ class RecordWriter:
         self._buffers = buffers
         self._check_whole = check_whole
         self._sending = anyio.Lock(fast_acquire=True)
+        self._renewing = False  # the next use has begun, and nothing of it was sent: KEY_UPDATE goes in front of what is
         self._unsent: Bytes | None = None  # the rest of what was sealed: it goes out before anything else
         self._unsent_in: memoryview | None = None  # the borrowed buffer in which it lies, if it does
         self._torn = False  # a record was sent in part and never will be whole: nothing behind it would mean anything
@@ -49,6 +50,11 @@ class RecordWriter:
     def busy(self) -> bool:
         """Whether a write is under way: a task is at work on it, or will be as soon as it runs."""
         return self._unsent is not None or self._sending.locked()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `flush` has something to send."""
+        return bool(self.queue) or self._renewing
 
     @property
     def chunk_limit(self) -> int:
@@ -87,8 +93,8 @@ class RecordWriter:
         self._sealer.whole_writes(whole)
         return whole
 
-    def _send_sealed(self, data: Bytes, *, more: bool = False) -> bool:
-        sent = self._stream.send_now(data, more=more)
+    def _send_sealed(self, data: Bytes) -> bool:
+        sent = self._stream.send_now(data)
         self.written = time.monotonic()
         if sent < len(data):
             self._unsent = memoryview(data)[sent:]
@@ -102,38 +108,45 @@ class RecordWriter:
         """Seal small records, in order, and send them in one write."""
         await self._send(partial(self._seal_all, records))
 
-    async def send_fin(self, body: bytes, *, more: bool) -> None:
-        """End this direction of this use. `more`: the next one begins at once."""
+    async def send_fin(self, body: bytes) -> None:
+        """End this direction of this use."""
         self.ended = True
         self.queue.pop(RecordType.KEY_UPDATE, None)  # behind FIN it would begin the next use
-        await self._send(partial(self._sealer.seal, RecordType.FIN, body), more=more)
+        await self._send(partial(self._sealer.seal, RecordType.FIN, body))
 
-    async def renew(self) -> None:
-        """Begin the next use: from here on all is as behind the handshake."""
-        await self._send(self._sealer.key_update)
+    def renew(self) -> None:
+        """Begin the next use: from here on all is as behind the handshake. The peer hears of it with what is sent next, or by `flush`."""
+        self._renewing = True
         self._sealer.restart_growth()
         self.ended = False
 
     def _seal_all(self, records: Iterable[tuple[RecordType, bytes]]) -> bytes:
         return b"".join(self._sealer.seal(kind, body) for kind, body in records)
 
-    async def _send(self, seal: Callable[[], bytes], *, more: bool = False) -> None:
-        if rest := self._send_now(seal, more=more):
+    async def _send(self, seal: Callable[[], bytes]) -> None:
+        if rest := self._send_now(seal):
             await rest()
 
-    def _send_now(self, seal: Callable[[], bytes], *, more: bool = False) -> Rest | None:
+    def _send_now(self, seal: Callable[[], bytes]) -> Rest | None:
         if self._must_wait():
             return partial(self._send_in_turn, seal)
-        return None if self._send_sealed(self._seal_queue() + seal(), more=more) else self._send_unsent
+        return None if self._send_sealed(self._seal_waiting() + seal()) else self._send_unsent
 
     def _must_wait(self) -> bool:
         self._check_sendable()
         return self.busy or (self._sealer.needs_key_update and not self.ended)
 
-    def _seal_queue(self) -> bytes:
+    def _seal_waiting(self) -> bytes:
+        """What goes in front of a record: mostly nothing."""
+        renewal = b""
+        if self._renewing:
+            self._renewing = False
+            renewal = self._sealer.key_update()
+        if not self.queue:
+            return renewal
         queued = tuple(self.queue.items())
         self.queue.clear()
-        return self._seal_all(queued)
+        return renewal + self._seal_all(queued)
 
     async def _send_in_turn(self, seal: Callable[[], bytes]) -> None:
         async with self._turn():
@@ -143,7 +156,7 @@ class RecordWriter:
 
     async def flush(self) -> None:
         """Send what is queued, unless a writer is at work: it does so when it is done."""
-        if self.queue and not self.busy:
+        if self.waiting and not self.busy:
             async with self._turn():
                 await self._send_queue()
 
@@ -188,13 +201,15 @@ class RecordWriter:
                 self._buffers.give_back(borrowed)
 
     async def _send_queue(self) -> None:
+        await self._renew_key()
         while self.queue:
             await self._renew_key()
             kind = next(iter(self.queue))
             await self._transmit(self._sealer.seal(kind, self.queue.pop(kind)))
 
     async def _renew_key(self) -> None:
-        if self._sealer.needs_key_update and not self.ended:
+        if self._renewing or (self._sealer.needs_key_update and not self.ended):
+            self._renewing = False
             await self._transmit(self._sealer.key_update())
 
     async def _transmit(self, data: Bytes) -> None:

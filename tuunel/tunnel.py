@@ -135,11 +135,7 @@ class Tunnel:
         if self.keep is None or not self.records.may_be_renewed or not self.wanted():
             await self.records.aclose()
             return
-        try:
-            await self.records.renew()
-        except BaseException:
-            self.records.reset()
-            raise
+        self.records.renew()
         self._over = True
         self.keep(Tunnel(self.records, self._base_id, self._use + 1))
 

@@ -185,7 +185,7 @@ class WireStream(RawStream):
             if n is not None:
                 return bytes(buffer[:n])
 
-    def send_now(self, data: Bytes, *, more: bool = False) -> int:
+    def send_now(self, data: Bytes) -> int:
         self._check_open()
         if self._into.tear_arrived:
             raise ConnectionResetError("reset by the peer")
