@@ -8,6 +8,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.streams import tcp_pair
+from tests.world import until
 from tuunel.rawsocket import RawSocket
 
 pytestmark = pytest.mark.anyio
@@ -175,3 +176,39 @@ async def test_one_task_may_wait_to_write_while_another_reads(pair: Pair) -> Non
         await sock.wait_writable()
         peer.sendall(b".")
     assert seen == [b"."]
+
+
+async def test_a_number_may_be_used_again_once_its_socket_is_closed(pair: Pair) -> None:
+    """Though nobody waits, the event loop may still know the socket."""
+    sock, peer = pair
+    peer.sendall(b".")
+    assert await sock.on_readable(taking(sock, [])) == b"."
+    number = sock.fileno()
+    sock.close()
+    ours, theirs = tcp_pair()
+    with theirs:
+        other = RawSocket(ours)
+        assert number in (other.fileno(), theirs.fileno())
+        theirs.sendall(b".")
+        assert await other.on_readable(taking(other, [])) == b"."
+        other.close()
+
+
+async def test_the_ways_to_wait_take_turns(pair: Pair) -> None:
+    sock, peer = pair
+    for way in range(4):
+        peer.sendall(b".")
+        if way % 2:
+            await sock.wait_readable()
+            assert sock._sock.recv(1) == b"."
+        else:
+            assert await sock.on_readable(taking(sock, [])) == b"."
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_loop_is_not_woken_for_what_nobody_reads(pair: Pair) -> None:
+    sock, peer = pair
+    peer.sendall(b".x")
+    assert await sock.on_readable(taking(sock, [])) == b"."
+    await until(lambda: not sock._reading._registered)  # type: ignore[union-attr]
+    assert await sock.on_readable(taking(sock, [], until=b"x")) == b"x"

@@ -123,9 +123,13 @@ def close_listener(listener: socket.socket) -> None:
     listener.close()
 
 
+class _Exhausted(Exception):
+    """There is no descriptor, or no memory, for one more connection."""
+
+
 async def _accept(listener: socket.socket, handler: Handler, task_group: TaskGroup) -> None:
-    def accept_waiting() -> bool | None:
-        """Accept what waits, a burst at most. True when there are no descriptors for more."""
+    def accept_waiting() -> None:
+        """Accept what waits, a burst at most."""
         for _ in range(ACCEPT_BURST):
             try:
                 sock, _ = listener.accept()
@@ -135,13 +139,14 @@ async def _accept(listener: socket.socket, handler: Handler, task_group: TaskGro
                 if error.errno in _STOPPED:
                     raise
                 if error.errno in _EXHAUSTED:
-                    return True
+                    raise _Exhausted from error
                 continue  # that one connection failed before it was accepted: accept(2) gives its error
             task_group.start_soon(_handle, handler, sock)
-        return None
 
+    waiting = RawSocket(listener)
     while True:
-        await RawSocket(listener).on_readable(accept_waiting)
+        with suppress(_Exhausted):
+            await waiting.on_readable(accept_waiting)
         await anyio.sleep(EXHAUSTED_PAUSE)
 
 

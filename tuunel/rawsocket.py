@@ -1,14 +1,14 @@
 """A non-blocking socket that no event loop's transport owns: waits on it, and a close that is safe while tasks wait.
 
 What happens over and over goes through `on_readable`: on asyncio it runs in the event loop's own callback, for which no task is woken
-and no descriptor registered anew; elsewhere (trio) it is a loop around `wait_readable`.
+and no descriptor registered anew, from one use to the next; elsewhere (trio) it is a loop around `wait_readable`.
 """
 
 import asyncio
 import socket
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 
@@ -28,7 +28,7 @@ class RawSocket:
         self._sock = sock
         self.closed = False  #: whether this object was closed; who else uses its socket cannot close it
         self._waiting = 0
-        self._reading: _Reading[Any] | None = None
+        self._reading: _Reading | None = None
 
     @property
     def local(self) -> HostPort:
@@ -42,6 +42,8 @@ class RawSocket:
     async def wait_readable(self) -> None:
         """Wait until something can be received: bytes, a datagram, an end or an error. Always yields to other tasks."""
         self._check_readable()
+        if self._reading is not None:
+            self._reading.stop()
         self._waiting += 1
         try:
             await anyio.wait_readable(self._sock)
@@ -59,14 +61,17 @@ class RawSocket:
         if loop is None:
             return await self._step_by_step(step)
         self._check_readable()
+        reading = self._reading
+        if reading is None:
+            reading = self._reading = _Reading(loop, self._sock.fileno())
         self._waiting += 1
-        reading = _Reading(loop, self._sock.fileno(), step)
-        self._reading = reading
         try:
-            return await reading.result
-        finally:
-            self._reading = None
+            return await reading.begin(step)
+        except BaseException:
             reading.stop()
+            raise
+        finally:
+            reading.end()
             self._stop_waiting()
 
     async def _step_by_step(self, step: Callable[[], Result | None]) -> Result:
@@ -105,7 +110,7 @@ class RawSocket:
 
     def _check_readable(self) -> None:
         self._check_open()
-        if self._reading is not None:
+        if self._reading is not None and self._reading.busy:
             raise anyio.BusyResourceError("reading from")
 
     def _stop_waiting(self) -> None:
@@ -114,33 +119,56 @@ class RawSocket:
             self._sock.close()
 
 
-class _Reading(Generic[Result]):
-    """The steps of one `on_readable` as callbacks of asyncio's loop. `result` is what they come to."""
+class _Reading:
+    """What a socket's `on_readable` are to asyncio's loop: their steps as its callbacks, and one registration that outlives each of them.
 
-    __slots__ = ("_fd", "_in_step", "_loop", "_step", "result")
+    Most begin where the last has ended. What comes while nobody reads ends the registration: the loop would tell of it again and again.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, step: Callable[[], Result | None]) -> None:
-        self.result: asyncio.Future[Result] = loop.create_future()
+    __slots__ = ("_fd", "_in_step", "_loop", "_registered", "_result", "_step")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
         self._loop = loop
         self._fd = fd
-        self._step = step
+        self._registered = False
         self._in_step = False
-        loop.add_reader(fd, self._ready)
+        self._step: Callable[[], Any] | None = None
+        self._result: asyncio.Future[Any]
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody reads."""
+        return self._step is not None
+
+    def begin(self, step: Callable[[], Result | None]) -> "asyncio.Future[Result]":
+        """Call `step` from now on; what comes of it. `end` must follow."""
+        self._step = step
+        self._result = self._loop.create_future()
+        if not self._registered:
+            self._registered = True
+            self._loop.add_reader(self._fd, self._ready)
+        return self._result
+
+    def end(self) -> None:
+        """Nobody reads any more."""
+        self._step = None
+        del self._result
 
     def stop(self) -> None:
-        """Call no step any more. Idempotent."""
-        if self._fd >= 0:
+        """End the registration. Idempotent."""
+        if self._registered:
+            self._registered = False
             self._loop.remove_reader(self._fd)
-            self._fd = -1
 
     def close(self) -> None:
         """The socket closes. A step that closes it itself may still give a result."""
         self.stop()
-        if not self._in_step:
+        if self._step is not None and not self._in_step:
             self._fail(anyio.ClosedResourceError())
 
     def _ready(self) -> None:
-        if self.result.done():  # cancelled, and the task has not run since
+        if self._step is None or self._result.done():  # nobody reads, or the task that has read has not run since
+            self.stop()
             return
         self._in_step = True
         try:
@@ -151,15 +179,14 @@ class _Reading(Generic[Result]):
         finally:
             self._in_step = False
         if result is not None:
-            self.stop()
-            self.result.set_result(result)
-        elif self._fd < 0:
+            self._result.set_result(result)
+        elif not self._registered:
             self._fail(anyio.ClosedResourceError())
 
     def _fail(self, error: Exception) -> None:
         self.stop()
-        if not self.result.done():
-            self.result.set_exception(error)
+        if not self._result.done():
+            self._result.set_exception(error)
 
 
 def _running_asyncio() -> asyncio.AbstractEventLoop | None:
@@ -172,6 +199,8 @@ def _running_asyncio() -> asyncio.AbstractEventLoop | None:
 
 def host_port_of(address: SocketAddress) -> HostPort:
     """A socket's address as the socket module gives it; an IPv4 address that a dual-stack socket has mapped is unwrapped."""
+    if len(address) == 2:
+        return HostPort(*address)
     ip = ip_address(address[0])
     mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
     return HostPort(str(mapped or ip), address[1])

@@ -5,8 +5,8 @@ Source: docs/spec/records.md, docs/spec/tunnel.md section 8 (liveness).
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, NoReturn, TypeVar
 
@@ -76,8 +76,11 @@ class RecordStream:
         if self._more or self.read_ended:
             await anyio.lowlevel.checkpoint()
             return
-        with self._reading():
+        self._reading_since = time.monotonic()
+        try:
             await self.stream.wait_readable()
+        finally:
+            self._reading_since = None
 
     async def on_readable(self, step: Callable[[], Result | None]) -> Result:
         """Call `step` whenever `take_into` is worth a try, until it gives something else than None, as `RawSocket.on_readable` does."""
@@ -100,17 +103,12 @@ class RecordStream:
                 await anyio.lowlevel.checkpoint()
                 steps()
             else:
-                with self._reading():
+                self._reading_since = time.monotonic()
+                try:
                     await self.stream.on_readable(steps)
+                finally:
+                    self._reading_since = None
         return outcome
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        self._reading_since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._reading_since = None
 
     async def receive(self, *wanted: RecordType) -> tuple[RecordType, bytes]:
         """Wait for a record of a wanted type; any other is dealt with. Raises TunnelCut."""

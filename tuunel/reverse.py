@@ -5,8 +5,8 @@ Source: docs/spec/tunnel.md, docs/spec/policy.md.
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -40,6 +40,7 @@ from tuunel.tunnel import Tunnel
 MAX_PER_CLIENT = 1024  #: tunnels of one client at a time, standbys included: one client must not take all of the agent's descriptors
 UNNAMED: Final = HostPort("0.0.0.0", 0)  #: what stands for an address where there is none
 ALARM_INTERVAL = 1.0  #: seconds between two alarms that clients can cause at will: their flood must not fill a log
+OWN_FAULTS: Final = (StateError, OSError)  #: of this machine: its files cannot be read, or the kernel does not say what is asked
 MAX_ARRIVING = 256  #: connections of one client, by the relay's word, that have not shaken hands yet: more than a burst of a real one
 
 
@@ -177,8 +178,10 @@ class ReverseTunnels:
             tunnel.reset(Reason.SHUTDOWN)
 
     async def _admit(self, received: InitReceived) -> None:
-        with self._faults_told():
+        try:
             await self._admit_or_redeem(received, int(time.time()))
+        except OWN_FAULTS as error:
+            raise self._own_fault(error) from error
         if self._numbers[received.device] >= MAX_PER_CLIENT:
             raise Failure(Reason.LIMIT, Speaker.AGENT, f"{MAX_PER_CLIENT} tunnels of one client")
 
@@ -193,14 +196,10 @@ class ReverseTunnels:
         else:
             self._grants.admit(received.device, now)
 
-    @contextmanager
-    def _faults_told(self) -> Iterator[None]:
+    def _own_fault(self, error: Exception) -> Failure:
         """A fault of this machine's own state is told to its own person; the client learns only that there was one."""
-        try:
-            yield
-        except (StateError, OSError) as error:
-            self._alarm(str(error))
-            raise Failure(Reason.INTERNAL, Speaker.AGENT) from error
+        self._alarm(str(error))
+        return Failure(Reason.INTERNAL, Speaker.AGENT)
 
     async def _serve_request(self, tunnel: Tunnel, device: DeviceID) -> None:
         self._idle.add(tunnel)
@@ -341,8 +340,10 @@ class ReverseTunnels:
 
     def _admitted(self, tunnel: Tunnel, device: DeviceID) -> Grant:
         """Ask what the client may reach now. The tunnel will be cut when the first grant ends that something in it was opened under."""
-        with self._faults_told():
+        try:
             grant = self._grants.admit(device, int(time.time()))
+        except OWN_FAULTS as error:
+            raise self._own_fault(error) from error
         if grant.expires is not None:
             self._expiries[tunnel] = min(grant.expires, self._expiries.get(tunnel, grant.expires))
         return grant
@@ -352,8 +353,10 @@ class ReverseTunnels:
 
         def allow(addresses: list[Address]) -> list[Address]:
             grant = self._admitted(tunnel, device)
-            with self._faults_told():
+            try:
                 around = self._surroundings()
+            except OWN_FAULTS as error:
+                raise self._own_fault(error) from error
             return allowed_addresses(grant.targets, target.host, target.port, addresses, around)
 
         return allow
