@@ -218,7 +218,9 @@ class Scripted:
         assert self._fails is not None
         raise self._fails
 
-    def write_now(self, buffer: memoryview, n: int) -> Rest | None: ...
+    at_end = False
+
+    def write_now(self, buffer: memoryview, n: int, *, last: bool = False) -> Rest | None: ...
 
     async def write_eof(self) -> None: ...
 
@@ -249,7 +251,7 @@ class TestFailures:
         sizes: list[int] = []
 
         class Sink(Scripted):
-            def write_now(self, buffer: memoryview, n: int) -> Rest | None:
+            def write_now(self, buffer: memoryview, n: int, *, last: bool = False) -> Rest | None:
                 sizes.append(n)
                 return None
 

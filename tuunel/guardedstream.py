@@ -87,9 +87,14 @@ class GuardedStream:
         del self._cleared[:n]
         return n or None
 
-    def write_now(self, buffer: memoryview, n: int) -> Rest | None:
+    @property
+    def at_end(self) -> bool:
         """See `Conduit`."""
-        return self._stream.write_now(buffer, n)
+        return self._stream.at_end and not self._cleared
+
+    def write_now(self, buffer: memoryview, n: int, *, last: bool = False) -> Rest | None:
+        """See `Conduit`."""
+        return self._stream.write_now(buffer, n, last=last)
 
     async def write_eof(self) -> None:
         """See `Conduit`."""

@@ -191,13 +191,15 @@ class Copying:
         buffer = self._buffer = self._buffers.borrow()
         n = direction.source.read_into(buffer, min(most, direction.sink.chunk_limit))
         self.taken = n or 0
+        ended = n == 0
         if n:
-            self._rest = direction.sink.write_now(buffer, n)
+            ended = direction.source.at_end
+            self._rest = direction.sink.write_now(buffer, n, last=ended)
             if self._rest is not None:
                 return Step.BLOCKED
             direction.count(n)
         self.close()
-        return Step.ENDED if n == 0 else None
+        return Step.ENDED if ended else None
 
     async def finish(self) -> None:
         """Write the rest, after BLOCKED."""

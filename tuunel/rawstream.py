@@ -25,6 +25,7 @@ KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 mi
     ("TCP_KEEPINTVL", 15),
     ("TCP_KEEPCNT", 4),
 )
+FIRST_READS: Final = 2  #: of a stream that look twice: whoever ends early does so behind his first words
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 #: struct tcp_info in linux/tcp.h: tcpi_retransmits, tcpi_probes, and in ms tcpi_last_data_sent and tcpi_last_ack_recv.
 _TCP_INFO: Final = struct.Struct("=2xBB40xI8xI")
@@ -58,11 +59,15 @@ class Conduit(Protocol):
         A raw stream reads at most `limit` bytes; a tunnel gives what one record holds, up to MAX_BODY, whatever the limit is.
         """
 
-    def write_now(self, buffer: memoryview, n: int) -> Rest | None:
+    @property
+    def at_end(self) -> bool:
+        """Whether the peer's clean end is known to be behind what was read last. Where it is not, it may be all the same."""
+
+    def write_now(self, buffer: memoryview, n: int, *, last: bool = False) -> Rest | None:
         """Write what can be written of `buffer[1:1+n]` without waiting. May scribble over `buffer[0]`.
 
         None: all of it, and the buffer is the caller's again. Else await the rest before anything else is written, and keep the buffer
-        until then.
+        until then. `last`: `write_eof` comes next, and its end may go with this.
         """
 
     async def write_eof(self) -> None:
@@ -85,13 +90,14 @@ class RawStream(RawSocket):
     sees a reset when this process is killed.
     """
 
-    __slots__ = ("_eof_read", "_eof_written", "_unix")
+    __slots__ = ("_eof_read", "_eof_written", "_first_reads", "_unix")
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._unix = sock.family == socket.AF_UNIX
         self._eof_read = False
         self._eof_written = False
+        self._first_reads = FIRST_READS
         if not self._unix:
             _set_options(sock)
 
@@ -114,9 +120,26 @@ class RawStream(RawSocket):
 
     def read_into(self, buffer: memoryview, limit: int) -> int | None:
         """Read up to `limit` bytes into `buffer[1:]`: how many, 0 at the end, None when there is nothing yet."""
-        return self.receive_into(buffer[1 : 1 + limit])
+        n = self.receive_into(buffer[1 : 1 + limit])
+        if n and n < limit and self._first_reads:
+            self._first_reads -= 1
+            n += self._read_behind(buffer[1 + n : 1 + limit])
+        return n
 
-    def write_now(self, buffer: memoryview, n: int) -> Rest | None:
+    def _read_behind(self, view: memoryview) -> int:
+        """Look for more, or the end, behind what was just read: a short answer is often all that comes."""
+        try:
+            return self.receive_into(view) or 0
+        except OSError:
+            self.reset()  # the kernel tells an error once, and what was read before it must not be lost: so the stream stays broken
+            return 0
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the end was read."""
+        return self._eof_read
+
+    def write_now(self, buffer: memoryview, n: int, *, last: bool = False) -> Rest | None:
         """Write what the kernel takes of `buffer[1:1+n]`."""
         sent = self.send_now(buffer[1 : 1 + n])
         return None if sent == n else partial(self.send_all, buffer[1 + sent : 1 + n])

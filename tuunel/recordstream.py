@@ -210,6 +210,13 @@ class RecordStream:
         """
         return self._writer.send_data(buffer, n)
 
+    def send_last_data(self, buffer: memoryview, n: int, *, recyclable: bool) -> Rest | None:
+        """As `send_data`, and `send_fin` in the same write where no other writer is in the way; `send_fin` must follow all the same."""
+        rest = self._writer.send_data(buffer, n, fin=FIN_RECYCLABLE if recyclable else FIN_BODY)
+        if self._writer.ended:
+            self._recyclable = recyclable
+        return rest
+
     async def send(self, kind: RecordType, body: bytes) -> None:
         """Send one small record. Raises as `send_data`."""
         await self._writer.send([(kind, body)])

@@ -61,11 +61,14 @@ class RecordWriter:
         """The largest body worth sealing now; it grows while the socket takes whole records."""
         return self._sealer.chunk_limit
 
-    def send_data(self, buffer: memoryview, n: int) -> Rest | None:
-        """Seal `buffer[1:1+n]` as one DATA record and send it, without waiting where that is possible; see `Conduit.write_now`."""
+    def send_data(self, buffer: memoryview, n: int, *, fin: bytes = b"") -> Rest | None:
+        """Seal `buffer[1:1+n]` as one DATA record and send it, without waiting where that is possible; see `Conduit.write_now`.
+
+        With `fin`, which is its body, FIN goes behind it in the same write, unless this has to wait for another writer.
+        """
         if self.queue or self._must_wait():
             return partial(self._send_data_in_turn, buffer, n)
-        return None if self._send_record(buffer, n) else self._send_unsent
+        return None if self._send_record(buffer, n, fin) else self._send_unsent
 
     async def _send_data_in_turn(self, buffer: memoryview, n: int) -> None:
         async with self._turn():
@@ -78,12 +81,17 @@ class RecordWriter:
         async with self._turn():
             await self._send_queue()
 
-    def _send_record(self, buffer: memoryview, n: int) -> bool:
+    def _send_record(self, buffer: memoryview, n: int, fin: bytes = b"") -> bool:
         """Seal, send what the socket takes now, and hold the rest. Whether it took all."""
         out = self._buffers.borrow()
         whole = True
         try:
             length = self._sealer.seal_into(buffer, n, RecordType.DATA, out)
+            if fin:
+                self.ended = True
+                end = self._sealer.seal(RecordType.FIN, fin)
+                out[length : length + len(end)] = end
+                length += len(end)
             whole = self._send_sealed(out[:length])
         finally:
             if whole:

@@ -111,16 +111,29 @@ class Tunnel:
             return None
         return record[1] if record[0] is RecordType.DATA else 0
 
-    def write_now(self, buffer: memoryview, n: int) -> Rest | None:
-        """Seal `buffer[1:1+n]` as one record and send it. It or its rest raises OSError when the connection is gone."""
+    @property
+    def at_end(self) -> bool:
+        """Whether FIN has come, and all before it was read."""
+        return self.records.read_ended and not self._early
+
+    def write_now(self, buffer: memoryview, n: int, *, last: bool = False) -> Rest | None:
+        """Seal `buffer[1:1+n]` as one record and send it, with FIN behind it where it is the `last`.
+
+        It or its rest raises OSError when the connection is gone.
+        """
         self._check_open()
-        return self.records.send_data(buffer, n)
+        return self.records.send_last_data(buffer, n, recyclable=self._recyclable) if last else self.records.send_data(buffer, n)
 
     async def write_eof(self) -> None:
         """Send FIN; the other direction goes on."""
         self._check_open()
+        await self.records.send_fin(recyclable=self._recyclable)
+
+    @property
+    def _recyclable(self) -> bool:
+        """Whether this end would use the tunnel again."""
         young = self._use + 1 < MAX_USES and time.monotonic() - self.records.opened < MAX_AGE
-        await self.records.send_fin(recyclable=self.keep is not None and young)
+        return self.keep is not None and young
 
     def reset(self, reason: Reason | None = None) -> None:
         """Cut the tunnel: RESET (with `reason`) if the connection takes it at once, and a TCP reset in any case. Idempotent."""

@@ -9,7 +9,7 @@ import anyio.lowlevel
 from tuunel.address import HostPort
 from tuunel.buffers import MAX_BODY
 from tuunel.rawsocket import Result
-from tuunel.rawstream import Bytes, RawStream
+from tuunel.rawstream import FIRST_READS, Bytes, RawStream
 
 CAPACITY = 128 * 1024  #: bytes on the wire and unread together: behind them a writer waits
 
@@ -120,6 +120,7 @@ class WireStream(RawStream):
     def __init__(self, out: Lane, into: Lane) -> None:
         self._out, self._into = out, into
         self._eof_read = self._eof_written = self.closed = False
+        self._first_reads = FIRST_READS
         self._number = next(_numbers)
         into.on_unheard = self._answer_unheard
         into.on_tear = out.wake
