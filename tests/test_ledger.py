@@ -65,7 +65,7 @@ def test_outcomes_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_error_ends_the_entry_and_goes_on(error: BaseException, reason: str) -> None:
     events: list[Event] = []
     ledger, entry = opened(events)
-    with pytest.raises(type(error)), entry.failing():
+    with pytest.raises(type(error)), entry:
         raise error
     assert ledger.outcome(entry.number) == reason
     if isinstance(error, Failure):
@@ -111,7 +111,7 @@ def test_what_is_made_for_an_entry_that_was_killed_is_cut_at_once() -> None:
 @pytest.mark.anyio
 async def test_a_kill_cancels_what_is_under_way() -> None:
     ledger, entry = opened([])
-    with pytest.raises(Failure) as caught, entry.failing(), entry.killable():
+    with pytest.raises(Failure) as caught, entry, entry.killable():
         ledger.kill(entry.number)
         await anyio.sleep_forever()
     assert caught.value.reason is Reason.KILLED

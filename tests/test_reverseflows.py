@@ -501,7 +501,7 @@ async def test_a_breach_ends_one_tunnel_and_its_sockets_and_nothing_else(breach:
                 case "unknown flow":
                     records = [(RecordType.DGRAM, b"\xff\xff")]
                 case "app bytes":
-                    client.tunnel.records._writer._sealer._phase = Phase.STREAM
+                    client.tunnel.records._writer._sealer._enter(Phase.STREAM)
                     records = [(RecordType.DATA, b"x")]
                 case _:
                     records = [(RecordType.FLOW_OPEN, b"\xff" * len(asking))]

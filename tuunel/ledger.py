@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import count, islice
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import anyio
 
@@ -23,7 +24,7 @@ MAX_SHOWN: Final = 2000  #: open connections in one `document`, the newest: half
 
 
 class Entry:
-    """One connection. `traffic` is its live counter."""
+    """One connection. `traffic` is its live counter. As a context manager it ends with the error of the body, if that raises."""
 
     def __init__(self, ledger: "Ledger", opened: ConnectionOpened, began: float) -> None:
         self.number = opened.id
@@ -98,17 +99,15 @@ class Entry:
         if scope.cancelled_caught:
             raise Failure(Reason.KILLED)
 
-    @contextmanager
-    def failing(self) -> Iterator[None]:
-        """End the entry when the body raises: with a Failure's reason, or as a reset."""
-        try:
-            yield
-        except Failure as failure:
-            self.end(str(failure.reason), f"{failure.speaker}: {failure}")
-            raise
-        except BaseException:
+    def __enter__(self) -> Self:
+        """Begin what ends the entry when it raises: with a Failure's reason, or as a reset."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, Failure):
+            self.end(str(error.reason), f"{error.speaker}: {error}")
+        elif error is not None:
             self.end("reset")
-            raise
 
     def document(self, now: float) -> dict[str, Any]:
         """The connection as the control socket shows it."""

@@ -161,7 +161,7 @@ class Proxy:
 
     async def _dial_directly(self, request: Request) -> Outbound:
         entry = self._reach.ledger.open(str(request.target), device="", door=request.door, path="direct")
-        with entry.failing(), entry.killable():
+        with entry, entry.killable():
             stream = await dial(request.target, allow=self._allow(request.target, local=request.local), speaker=Speaker.LOCAL)
             try:
                 await stream.send_all(request.early)

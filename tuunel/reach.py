@@ -72,7 +72,7 @@ class Reach:
         entry = self.ledger.open(shown, device=through.device.name, door=door, path="relay")
         for relay in through.device.relays:
             self.be_present(relay)
-        with entry.failing(), entry.killable():
+        with entry, entry.killable():
             tunnel, bound = await self.tunnels.connect(through.device, HostPort(through.host, port), early, command)
         entry.traffic.rtt = tunnel.rtt
         entry.connected(tunnel.id)

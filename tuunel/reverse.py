@@ -222,7 +222,7 @@ class ReverseTunnels:
 
     async def _serve_connection(self, tunnel: Tunnel, device: DeviceID, target: Target) -> None:
         entry = self._announce(device, _shown(target))
-        with entry.failing():
+        with entry:
             end = await self._carry(tunnel, device, target, entry)
         if end == PumpEnd.DONE:
             entry.end(end)
@@ -247,7 +247,7 @@ class ReverseTunnels:
     async def _serve_service(self, tunnel: Tunnel, device: DeviceID, name: str) -> None:
         """Serve what the agent itself answers. Whoever has a grant may ask, whatever its targets are: nothing is dialled."""
         entry = self._announce(device, f"service:{name}")
-        with entry.failing(), ExitStack() as place:
+        with entry, ExitStack() as place:
             try:
                 self._admitted(tunnel, device)
                 serve = place.enter_context(self._services.begin(device, name))

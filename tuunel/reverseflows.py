@@ -166,7 +166,7 @@ class ReverseFlows:
         try:
             self._share.check(by_name=by_name)  # before there is an entry: thousands that are refused must not fill a log
             entry = self._announce(target)
-            with entry.failing():
+            with entry:
                 rule = self._permit(target)
         except Failure as failure:
             self._flows.close(flow, failure.reason, failure.detail)
@@ -183,7 +183,7 @@ class ReverseFlows:
 
     async def _carry(self, carrier: _Carrier) -> None:
         try:
-            with carrier.scope, carrier.entry.failing():
+            with carrier.scope, carrier.entry:
                 await carrier.target.run(lambda bound: self._opened(carrier, bound))
             self._close(carrier)
         except Failure as failure:

@@ -238,7 +238,7 @@ class RecordOpener:
         """Whether `open_into` is worth a call before more bytes come: a whole record is here, or a breach, or bytes not looked at yet."""
         if self._end - self._start < HEADER:
             return bool(self._backlog)
-        length = int.from_bytes(self._held[:HEADER], "big")
+        length = self._sealed_length()
         return bool(self._backlog) or HEADER + length <= self._end - self._start or not 1 + TAG <= length <= 1 + self._max_body + TAG
 
     def room(self) -> memoryview:
@@ -336,10 +336,15 @@ class RecordOpener:
         """Wire length of the first record held; 0 while its header is not here. A length that means nothing is a breach at once."""
         if self._end - self._start < HEADER:
             return 0
-        sealed = int.from_bytes(self._held[:HEADER], "big")
-        if not 1 + TAG <= sealed <= 1 + self._max_body + TAG:
+        length = self._sealed_length()
+        if not 1 + TAG <= length <= 1 + self._max_body + TAG:
             raise self._breach("a record has an impossible length")
-        return HEADER + sealed
+        return HEADER + length
+
+    def _sealed_length(self) -> int:
+        """What the first header says, which is here."""
+        assert self._buffer is not None
+        return int.from_bytes(self._buffer[self._start : self._start + HEADER], "big")
 
     def _complete(self) -> int | None:
         """Wire length of the first record held, once it is here whole."""

@@ -200,18 +200,21 @@ class HostField:
         """Failure(NAME_NOT_RESOLVED) for a host that no name can be: it comes from an app."""
         if len(value) > HOST_CEILING or not _is_graphic(value):
             raise Failure(Reason.NAME_NOT_RESOLVED, detail="the host is too long or not printable ASCII")
-        return Prefixed(1, HOST_CEILING).encode(value.encode())
+        return _HOST.encode(value.encode())
 
     def read(self, reader: Reader) -> str:
         """See `tuunel.relay.fields.Field`."""
-        host = Prefixed(1, HOST_CEILING).read(reader).decode("latin-1")
+        host = _HOST.read(reader).decode("latin-1")
         if not _is_graphic(host):
             raise RemoteProtocolError("a host is not printable ASCII")
         return host
 
 
+_HOST: Final = Prefixed(1, HOST_CEILING)
+
+
 def _is_graphic(text: str) -> bool:
-    return all("!" <= character <= "~" for character in text)
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 @dataclass(frozen=True, slots=True)

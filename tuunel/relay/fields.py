@@ -166,7 +166,9 @@ class Prefixed:
 
     def encode(self, value: bytes) -> bytes:
         """See `Field`."""
-        return len(value).to_bytes(self.width, "big") + Rest(self.ceiling).encode(value)
+        if len(value) > self.ceiling:
+            raise LocalProtocolError(f"a field of at most {self.ceiling} bytes cannot hold {len(value)}")
+        return len(value).to_bytes(self.width, "big") + value
 
     def read(self, reader: Reader) -> bytes:
         """See `Field`."""
