@@ -69,6 +69,7 @@ RANKS: dict[str, tuple[str, ...]] = {
     ),
     "plumbing": (
         "buffers",
+        "delays",
         "companions",
         "rawsocket",
         "rawstream",

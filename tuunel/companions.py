@@ -13,6 +13,8 @@ from typing import Any, Protocol, Self
 
 import anyio
 
+from tuunel.delays import Delay, delay_of
+
 Work = Callable[..., Awaitable[object]]
 
 
@@ -91,38 +93,38 @@ class _BareTask:
 
 
 class _DelayedTask:
-    """A bare task that is to begin: until then it is a timer of the loop and no more."""
+    """A bare task that is to begin: until then it is an entry among the loop's delays and no more."""
 
-    __slots__ = ("_begun", "_start", "_timer", "_waiting")
+    __slots__ = ("_begun", "_delay", "_start", "_waiting")
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, start: Callable[[], Companion], waiting: "set[_DelayedTask]"
-    ) -> None:
+    def __init__(self, delay: Delay, start: Callable[[], Companion], waiting: "set[_DelayedTask]") -> None:
         self._begun: Companion | None = None
+        self._delay = delay
         self._start = start
         self._waiting = waiting
-        self._timer = loop.call_later(seconds, self._begin)
         waiting.add(self)
+        delay.call(self)
+
+    def __call__(self) -> None:
+        """The time has come."""
+        start = self._start
+        self._leave()
+        self._begun = start()
 
     def cancel(self) -> None:
         if self._begun is not None:
             self._begun.cancel()
         elif self in self._waiting:
-            self._timer.cancel()
+            self._delay.cancel(self)
             self._leave()
 
     async def ended(self) -> None:
         if self._begun is not None:
             await self._begun.ended()
 
-    def _begin(self) -> None:
-        start = self._start
-        self._leave()
-        self._begun = start()
-
     def _leave(self) -> None:
         self._waiting.discard(self)
-        del self._timer, self._start  # they refer to this: garbage that would have to be looked for
+        del self._start  # it refers to who holds this: garbage that would have to be looked for
 
 
 class _BareTasks:
@@ -158,7 +160,7 @@ class _BareTasks:
         return member
 
     def start_later(self, seconds: float, work: Work, *args: Any) -> Companion:
-        return _DelayedTask(self._loop, seconds, partial(self.start, work, *args), self._delayed)
+        return _DelayedTask(delay_of(self._loop, seconds), partial(self.start, work, *args), self._delayed)
 
     def cancel(self) -> None:
         self._forget_delayed()
