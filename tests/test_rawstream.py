@@ -129,6 +129,29 @@ class TestBytes:
         assert await receive_chunk(stream, buffers) == b""
         assert buffers.lent == 0
 
+    async def test_a_short_answer_and_its_end_are_seen_together(self, pair: tuple[RawStream, socket.socket]) -> None:
+        stream, peer = pair
+        buffer = BufferPool().borrow()
+        peer.sendall(b"answer")
+        peer.shutdown(socket.SHUT_WR)
+        await stream.wait_readable()
+        assert not stream.at_end
+        assert stream.read_into(buffer, 100) == 6
+        assert stream.at_end
+        assert stream.read_into(buffer, 100) == 0
+
+    async def test_what_came_before_a_reset_is_read_and_the_reset_is_no_end(self, pair: tuple[RawStream, socket.socket]) -> None:
+        stream, peer = pair
+        buffer = BufferPool().borrow()
+        peer.sendall(b"answer")
+        reset_socket(peer)
+        await until_broken(stream)
+        assert stream.read_into(buffer, 100) == 6
+        assert not stream.at_end
+        with pytest.raises((OSError, anyio.ClosedResourceError)):
+            stream.read_into(buffer, 100)
+        assert stream.broken()
+
 
 class TestBroken:
     async def test_a_quiet_connection_is_whole(self, pair: tuple[RawStream, socket.socket]) -> None:

@@ -850,6 +850,68 @@ async def test_a_tunnel_that_both_ends_keep_is_used_again_under_other_keys() -> 
         assert await read(agent) == b"second use"
 
 
+async def test_a_short_answer_and_its_end_are_one_write() -> None:
+    """Relay and peer wake up once for both."""
+    near, target = tcp_pair()
+    stream = RawStream(near)
+    async with connected() as peer, anyio.create_task_group() as pumping:
+        with target:
+            target.sendall(b"answer")
+            target.shutdown(socket.SHUT_WR)
+            pumping.start_soon(copy_both_ways, peer.tunnel, stream, Traffic(), peer.buffers)
+            assert await peer.hear_all() == [RecordType.DATA, RecordType.FIN]
+            await peer.say(RecordType.FIN, FIN_BODY)
+            assert await anyio.to_thread.run_sync(target.recv, 1) == b""
+    stream.close()
+
+
+@pytest.mark.parametrize("recyclable", [False, True])
+async def test_an_end_that_cannot_go_with_the_last_bytes_goes_behind_them(recyclable: bool) -> None:
+    async with connected() as peer:
+        if recyclable:
+            peer.tunnel.keep = lambda _: pytest.fail("kept")
+        writer = peer.tunnel.records._writer
+        await writer._sending.acquire()
+        buffer = peer.buffers.borrow()
+        buffer[1:7] = b"answer"
+        rest = peer.tunnel.write_now(buffer, 6, last=True)
+        writer._sending.release()
+        assert rest
+        await rest()
+        peer.buffers.give_back(buffer)
+        await peer.tunnel.write_eof()
+        assert await peer.hear(RecordType.DATA) == b"answer"
+        assert await peer.hear(RecordType.FIN) == (FIN_RECYCLABLE if recyclable else FIN_BODY)
+
+
+@pytest.mark.parametrize("recyclable", [False, True])
+async def test_an_end_that_goes_with_the_last_bytes_is_sent_once_and_offers_the_same(recyclable: bool) -> None:
+    async with connected() as peer:
+        if recyclable:
+            peer.tunnel.keep = lambda _: pytest.fail("kept")
+        buffer = peer.buffers.borrow()
+        assert peer.tunnel.write_now(buffer, 6, last=True) is None
+        peer.buffers.give_back(buffer)
+        await peer.tunnel.write_eof()
+        assert peer.tunnel.records._recyclable is recyclable
+        await peer.hear(RecordType.DATA)
+        assert await peer.hear(RecordType.FIN) == (FIN_RECYCLABLE if recyclable else FIN_BODY)
+        await peer.say(RecordType.FIN, FIN_BODY)
+        assert await read(peer.tunnel) == b""
+        assert peer.tunnel.records.finished
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Far]:
+    """The agent's end of a tunnel whose target is connected."""
+    async with far(FORTH) as peer:
+        await peer.say(RecordType.CONNECT, TARGET.encode())
+        await peer.tunnel.requested()
+        await peer.tunnel.answer_connected(BOUND)
+        await peer.hear(RecordType.CONNECTED)
+        yield peer
+
+
 async def test_what_begins_the_next_use_goes_with_its_first_word() -> None:
     """Relay and peer wake up once for both."""
     async with both_ended() as (peer, tunnel):
@@ -904,12 +966,8 @@ async def both_ended() -> AsyncIterator[tuple[Far, Tunnel]]:
 async def half_ended() -> AsyncIterator[tuple[Far, list[Tunnel]]]:
     """The agent's end of a tunnel whose forward side has ended, and would use it again, and who gets its next use."""
     nexts: list[Tunnel] = []
-    async with far(FORTH) as peer:
+    async with connected() as peer:
         peer.tunnel.keep = nexts.append
-        await peer.say(RecordType.CONNECT, TARGET.encode())
-        await peer.tunnel.requested()
-        await peer.tunnel.answer_connected(BOUND)
-        await peer.hear(RecordType.CONNECTED)
         await peer.say(RecordType.FIN, FIN_RECYCLABLE)
         assert await read(peer.tunnel) == b""
         yield peer, nexts
