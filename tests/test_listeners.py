@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.world import LOOPBACK, open_descriptors, world
+from tuunel import listeners
 from tuunel.address import HostPort
 from tuunel.errors import ListenError, StateError
-from tuunel.listeners import Announcement, known_listeners, listeners_stamp
+from tuunel.listeners import Announcement, KnownListeners, known_listeners, listeners_stamp
 from tuunel.relay.server import RelayServer
 from tuunel.settings import Home
 
@@ -280,3 +281,70 @@ async def test_a_second_relay_of_the_same_home_leaves_the_first_announced() -> N
         await second.over.wait()
         assert second.error is not None
         assert known_listeners(first.home.run_dir) == known
+
+
+@pytest.fixture
+def settled(home: Home) -> Callable[[], None]:
+    """Call it to let time pass, so that the next change of the directory is told from the last."""
+    moment = 10**18 + 1
+
+    def settle() -> None:
+        nonlocal moment
+        moment += 10**9
+        os.utime(home.run_dir, ns=(0, moment))
+
+    return settle
+
+
+def test_what_a_role_announces_is_known_at_once(home: Home, settled: Callable[[], None]) -> None:
+    known = KnownListeners(home.run_dir)
+    with Announcement(home, "proxy") as proxy:
+        settled()
+        assert known.now() == ()
+        proxy.add(DOOR)
+        assert known.now() == (KNOWN_DOOR,)
+        settled()
+        assert known.now() == (KNOWN_DOOR,)
+        proxy.remove(DOOR)
+        assert known.now() == ()
+        proxy.add(DOOR)
+        settled()
+        assert known.now() == (KNOWN_DOOR,)
+    assert known.now() == ()
+
+
+def test_nothing_is_read_again_while_nothing_has_changed(home: Home, settled: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    known = KnownListeners(home.run_dir)
+    with Announcement(home, "proxy") as proxy:
+        proxy.add(DOOR)
+        settled()
+        assert known.now() == (KNOWN_DOOR,)
+        monkeypatch.setattr(listeners, "known_listeners", lambda _: pytest.fail("read"))
+        assert known.now() == (KNOWN_DOOR,)
+
+
+def test_the_listeners_of_a_role_that_has_crashed_are_forgotten(
+    home: Home, settled: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = KnownListeners(home.run_dir)
+    crashing = Announcement(home, "proxy")
+    crashing.__enter__()
+    crashing.add(DOOR)
+    settled()
+    assert known.now() == (KNOWN_DOOR,)
+    crashing._release()
+    assert known.now() == (KNOWN_DOOR,)
+    monkeypatch.setattr(listeners, "REMEMBERED", 0.0)
+    assert known.now() == ()
+
+
+def test_a_list_that_cannot_be_read_is_never_taken_for_an_empty_one(home: Home, settled: Callable[[], None]) -> None:
+    known = KnownListeners(home.run_dir)
+    with Announcement(home, "proxy"):
+        assert known.now() == ()
+        (home.run_dir / "proxy.listen").write_bytes(b"damaged")
+        os.utime(home.run_dir)
+        for _ in range(2):
+            with pytest.raises(StateError):
+                known.now()
+            settled()

@@ -29,7 +29,7 @@ from tuunel.grants import DEFAULT_TARGETS, Grants
 from tuunel.identity import DeviceID, IdentityKey
 from tuunel.interfaces import Interfaces
 from tuunel.links import Invite, RelayLink
-from tuunel.listeners import known_listeners, listeners_stamp
+from tuunel.listeners import KnownListeners, listeners_stamp
 from tuunel.liveness import watch_tunnels
 from tuunel.oversight import Oversight
 from tuunel.policy import Address, Surroundings
@@ -59,6 +59,7 @@ class Agent:
         home.ensure()
         self._home = home
         self._run_dir = home.run_dir
+        self._listeners = KnownListeners(home.run_dir)
         self._emit = emit
         self._identity = IdentityKey.load_or_create(home.identity_key)
         self._grants = Grants(home.grants_file, allow, admit_enrolled=admit_enrolled)
@@ -270,9 +271,7 @@ class Agent:
     # what a target must not be
 
     def _surroundings(self) -> Surroundings:
-        return Surroundings(
-            networks=self._interfaces.networks(), relay=tuple(self._relay_endpoints), listeners=known_listeners(self._run_dir)
-        )
+        return Surroundings(networks=self._interfaces.networks(), relay=tuple(self._relay_endpoints), listeners=self._listeners.now())
 
     def _stamp(self) -> object:
         """What equals an earlier one only if the surroundings are the same. Asked for every datagram."""

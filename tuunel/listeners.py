@@ -23,6 +23,7 @@ from tuunel.settings import Home
 from tuunel.statefile import damaged, locked, read_private
 
 SUFFIX: Final = ".listen"
+REMEMBERED: Final = 1.0  #: seconds for which the listeners of a role that has crashed are still guarded
 FINE: Final = 100_000_000  #: nanoseconds in which two changes of a directory may get the same time: kernels count in ticks of up to 10 ms
 COARSE: Final = 2_500_000_000  #: the same where file systems count in seconds, or in pairs of them
 
@@ -117,6 +118,27 @@ def known_listeners(run_dir: Path) -> tuple[tuple[Address, int], ...]:
     return found
 
 
+class KnownListeners:
+    """What `known_listeners` says, asked for at every open of a tunnel: read anew when a role has announced something or taken it back.
+
+    A role that has crashed has done neither: its listeners are known for REMEMBERED more.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._known: tuple[tuple[Address, int], ...] = ()
+        self._stamp: object = None
+        self._read = float("-inf")
+
+    def now(self) -> tuple[tuple[Address, int], ...]:
+        """Address and port of every listener. StateError as `known_listeners`."""
+        stamp, now = listeners_stamp(self._run_dir), time.monotonic()
+        if stamp != self._stamp or now - self._read >= REMEMBERED:
+            self._known = known_listeners(self._run_dir)
+            self._stamp, self._read = stamp, now  # looked at before reading: what comes in between is read once more
+        return self._known
+
+
 def _announcements(run_dir: Path) -> list[Path]:
     try:
         return [run_dir / name for name in os.listdir(run_dir) if name.endswith(SUFFIX)]  # noqa: PTH208 - of all ways by far the fastest
@@ -133,7 +155,7 @@ def listeners_stamp(run_dir: Path) -> object:
     value equals no other, and so it is when the directory cannot be looked at.
     """
     try:
-        changed = run_dir.stat().st_mtime_ns
+        changed = os.stat(run_dir).st_mtime_ns  # noqa: PTH116 - asked for every datagram
     except OSError:
         return object()
     age = time.time_ns() - changed

@@ -137,6 +137,7 @@ class StateFile(Generic[Content]):
         self, path: Path, version: int, decode: Callable[[dict[str, Any]], Content], encode: Callable[[Content], Mapping[str, object]]
     ) -> None:
         self.path = path
+        self._name = os.fspath(path)
         self._version = version
         self._decode = decode
         self._encode = encode
@@ -174,7 +175,7 @@ class StateFile(Generic[Content]):
 
     def _look(self) -> tuple[int, ...]:
         try:
-            status = self.path.stat()
+            status = os.stat(self._name)  # noqa: PTH116 - asked at each connection: a path would be spelt out anew
         except FileNotFoundError:
             return ()
         except OSError as error:

@@ -272,7 +272,7 @@ CHECKS = (
     Check(
         "tuunel's own ports are known",
         "agent.py",
-        "listeners=known_listeners(self._run_dir)",
+        "listeners=self._listeners.now()",
         "listeners=()",
         "A guest enters the machine's own proxy.",
         (("tests/test_proxy.py::test_a_guest_of_the_agent_cannot_enter_a_udp_association_of_the_proxy_beside_it[asyncio]"),),

@@ -9,7 +9,6 @@ import errno
 import fcntl
 import os
 import sys
-from contextlib import suppress
 from typing import Final
 
 from tuunel.buffers import BufferPool
@@ -21,6 +20,7 @@ from tuunel.relay.pace import FREE, Pace
 PIPE_SIZE: Final = 1024 * 1024  # bytes; the most that Linux grants without privilege. Smaller ones cost up to four times the CPU.
 MAX_LENT: Final = 64  # pipes out at a time, so 64 MiB at most are held for readers that stall; also what Linux grants one user
 KEEP: Final = 16  # free pipes kept for the next borrower
+SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if sys.platform == "linux" else 0
 REFUSED: Final = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)  # splice is not for these sockets, or not on this machine
 
 
@@ -43,16 +43,19 @@ class Pipe:
 
         OSError as splice(2) gives it.
         """
-        with suppress(BlockingIOError):
-            self.held = os.splice(source.fileno(), self.write_end, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
-            return self.held > 0
-        return True
+        try:
+            self.held = os.splice(source.fileno(), self.write_end, most, flags=SPLICE)
+        except BlockingIOError:
+            return True
+        return self.held > 0
 
     def drain(self, sink: RawStream) -> None:
         """Give `sink` what it takes, without waiting."""
-        with suppress(BlockingIOError):
+        try:
             while self.held:
-                self.held -= os.splice(self.read_end, sink.fileno(), self.held, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+                self.held -= os.splice(self.read_end, sink.fileno(), self.held, flags=SPLICE)
+        except BlockingIOError:
+            pass
 
     def close(self) -> None:
         """Free the descriptors; bytes in it are gone."""
@@ -78,11 +81,12 @@ class PipePool:
         """Lend an empty pipe. None: copy instead, because splice is not there or no pipe is to be had."""
         if not self._splice or self._lent >= MAX_LENT:
             return None
-        with suppress(OSError):
+        try:
             pipe = self._free.pop() if self._free else Pipe()
-            self._lent += 1
-            return pipe
-        return None
+        except OSError:
+            return None
+        self._lent += 1
+        return pipe
 
     def give_back(self, pipe: Pipe) -> None:
         """Take a pipe back. One that still holds bytes is closed: nobody else may ever read them."""
