@@ -3,14 +3,17 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import pytest
 
 from tests.world import PATIENCE, Trio, World, answer_after_end, echo, pool_of, trio, until, world
 from tuunel import pool as module
+from tuunel import reverse
 from tuunel.address import HostPort
 from tuunel.devices import Device
+from tuunel.dial import dial
 from tuunel.errors import Failure, PeerMismatch, Reason, Speaker
 from tuunel.events import Alarm, ConnectionChanged, Event
 from tuunel.identity import IdentityKey
@@ -191,6 +194,28 @@ async def test_a_stale_standby_costs_no_connection(monkeypatch: pytest.MonkeyPat
         await tunnel.write_eof()
         assert await receive_chunk(tunnel, pool._buffers) == b"answer"
         assert heard == [early]
+
+
+async def test_a_dial_that_takes_its_time_is_no_dead_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST_PATIENCE", 0.2)
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        first, _ = await pool.connect(roles.device, HostPort("", port))
+        await finish(pool, first)
+        pool._rtt.clear()
+        dialled: list[float] = []
+
+        async def dial_late(where: HostPort, **how: Any) -> RawStream:
+            dialled.append(anyio.current_time())
+            await anyio.sleep(3 * module.LEAST_PATIENCE)
+            return await dial(where, **how)
+
+        monkeypatch.setattr(reverse, "dial_at_once", lambda where, allow: None)
+        monkeypatch.setattr(reverse, "dial", dial_late)
+        second, _ = await pool.connect(roles.device, HostPort("", port), b"early")
+        assert second.records is first.records
+        assert len(dialled) == 1
+        assert await receive_chunk(second, pool._buffers) == b"early"
 
 
 @pytest.mark.parametrize(("silent_for", "with_the_request"), [(0.0, True), (module.FRESH, False)])

@@ -22,7 +22,7 @@ from tuunel.events import Traffic
 from tuunel.liveness import watch_tunnels
 from tuunel.pump import PumpEnd, copy_both_ways
 from tuunel.rawstream import RawStream, receive_chunk, send_bytes
-from tuunel.recordstream import DEAD, KEY_LIFETIME, QUIET, RecordStream
+from tuunel.recordstream import DEAD, KEY_LIFETIME, QUIET, RTT_AGE, RecordStream
 from tuunel.tunnel import ANSWER_TIMEOUT, EARLY_LIMIT, EARLY_RECORDS, Tunnel, TunnelCut
 
 pytestmark = pytest.mark.anyio
@@ -335,6 +335,28 @@ async def test_a_request_its_ping_and_the_early_bytes_go_out_in_one_write(monkey
         assert Target.decode(await peer.hear(RecordType.CONNECT)) == TARGET
         assert len(await peer.hear(RecordType.PING)) == 8
         assert b"".join([await peer.hear(RecordType.DATA) for _ in range(3)]) == early
+
+
+@pytest.mark.parametrize(("age", "pings"), [(0.0, False), (RTT_AGE + 1, True)])
+async def test_a_request_asks_for_the_round_trip_where_it_was_not_measured_lately(age: float, pings: bool) -> None:
+    async with far() as peer:
+        peer.tunnel.records.note_rtt(0.01)
+        peer.tunnel.records._measured -= age
+        await peer.tunnel.request(TARGET)
+        assert await peer.hear_all() == [RecordType.CONNECT, RecordType.PING][: 1 + pings]
+
+
+async def test_an_agent_whose_dial_must_wait_says_so_at_once() -> None:
+    async with far(FORTH) as peer:
+        await peer.say(RecordType.CONNECT, TARGET.encode())
+        await peer.tunnel.requested()
+        peer.tunnel.show_life()
+        async with anyio.create_task_group() as dialling:
+            dialling.start_soon(peer.tunnel.collect_early)
+            await peer.hear(RecordType.PAD)
+            dialling.cancel_scope.cancel()
+        await peer.tunnel.answer_connected(BOUND)
+        await peer.hear(RecordType.CONNECTED)
 
 
 async def test_a_request_that_the_connection_does_not_take_at_once_has_a_rest() -> None:

@@ -45,7 +45,7 @@ async def initiate(
             raise Failure(Reason.TUNNEL_LOST, detail=_why(error)) from error
         raise
     records = RecordStream(stream, initiator.sealer, initiator.opener, buffers)
-    records.rtt = time.monotonic() - started
+    records.note_rtt(time.monotonic() - started)
     tunnel = Tunnel(records, initiator.tunnel_id)
     tunnel.peer_label = initiator.peer_label
     tunnel.peer_commands = initiator.peer_commands

@@ -24,6 +24,7 @@ from tuunel.recordwriter import RecordWriter, TunnelCut
 
 QUIET: Final = 15.0  #: seconds without a record before a PING
 DEAD: Final = 30.0  #: seconds without a record before the tunnel is lost
+RTT_AGE: Final = 10.0  #: seconds after which a round trip is worth measuring anew
 KEY_LIFETIME: Final = 3600.0  #: seconds before this end's keys are replaced
 _RECORD_BURST: Final = 64  #: records taken in one go, before other connections have their turn
 _CONTROL_BURST: Final = 64  #: records without app bytes handled in one go: a peer that sends nothing else must not starve other tunnels
@@ -40,7 +41,8 @@ class RecordStream:
 
     def __init__(self, stream: RawStream, sealer: RecordSealer, opener: RecordOpener, buffers: BufferPool) -> None:
         self.stream = stream
-        self.rtt: float | None = None
+        self.rtt: float | None = None  #: the last round trip that was measured, in seconds
+        self._measured = float("-inf")  # when
         self.cut_reason = ""  #: why the tunnel was cut, "" while it was not
         self.cut_for: Reason | None = None  #: the reason that the other end gave for it, if it gave one
         self.heard = self.opened = time.monotonic()  #: when the last record came; when the tunnel was opened
@@ -186,7 +188,7 @@ class RecordStream:
             case RecordType.PONG:
                 self._ponged = body
                 if self._pinged and body == self._pinged[0]:
-                    self.rtt = self.heard - self._pinged[1]
+                    self.note_rtt(self.heard - self._pinged[1])
                     self._pinged = None
             case RecordType.PAD | RecordType.KEY_UPDATE:
                 pass
@@ -225,9 +227,17 @@ class RecordStream:
         """Seal small records, in order, and send them in one write, without waiting where that is possible; as `send_data`."""
         return self._writer.send_now(records)
 
-    def new_ping(self) -> tuple[RecordType, bytes]:
-        """A PING to be sent now, whose answer shows that the peer lives."""
-        return RecordType.PING, self._start_ping()
+    def ping_if_due(self) -> list[tuple[RecordType, bytes]]:
+        """A PING to be sent now, if the round trip was not measured lately."""
+        return [(RecordType.PING, self._start_ping())] if time.monotonic() - self._measured > RTT_AGE else []
+
+    def note_rtt(self, seconds: float) -> None:
+        """Take note of a round trip that was just measured."""
+        self.rtt, self._measured = seconds, time.monotonic()
+
+    def show_life(self) -> None:
+        """Send a PAD with what is sent next, or when somebody begins to read."""
+        self._writer.queue[RecordType.PAD] = b""
 
     async def send_fin(self, *, recyclable: bool) -> None:
         """End this direction of this use, once; `recyclable` offers another use. Raises as `send_data`."""

@@ -274,6 +274,7 @@ class ReverseTunnels:
         try:
             stream = self._dial_at_once(tunnel, device, target)
             if stream is None:
+                tunnel.show_life()
                 with entry.killable():
                     stream = await self._dial_beside(tunnel, device, target)
         except Failure as failure:

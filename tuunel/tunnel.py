@@ -168,7 +168,7 @@ class Tunnel:
             await rest()
 
     def request_now(self, target: Target, early: bytes = b"") -> Rest | None:
-        """Ask the agent for `target` on a tunnel that waited as a standby, with a PING: its answer shows that the agent lives.
+        """Ask the agent for `target` on a tunnel that waited as a standby, with a PING where the round trip was not measured lately.
 
         `early` are app bytes that travel with it. It is sent now, or when the rest is awaited. Raises OSError or
         anyio.ClosedResourceError when the tunnel is gone, and Failure for a host that no name can be.
@@ -176,7 +176,7 @@ class Tunnel:
         chunks = [early[start : start + MAX_EARLY_BODY] for start in range(0, len(early), MAX_EARLY_BODY)]
         connect = RecordType.CONNECT, target.encode()
         self._asked = time.monotonic()
-        return self.records.send_now([connect, self.records.new_ping(), *((RecordType.DATA, chunk) for chunk in chunks)])
+        return self.records.send_now([connect, *self.records.ping_if_due(), *((RecordType.DATA, chunk) for chunk in chunks)])
 
     async def answer(self, sign_of_life_within: float) -> HostPort:
         """Wait for the answer to CONNECT: the address that the agent's socket to the target is bound to.
@@ -205,6 +205,10 @@ class Tunnel:
         """The agent's side: wait, as long as it takes, for what the forward proxy asks for. Raises TunnelCut."""
         _, body = await self.records.receive(RecordType.CONNECT)
         return self.records.decode(Target.decode, body)
+
+    def show_life(self) -> None:
+        """The agent's side: the answer takes a wait; say so with the next record, or when `collect_early` begins."""
+        self.records.show_life()
 
     async def answer_connected(self, bound: HostPort) -> None:
         """The agent's side: the target is connected."""
