@@ -30,11 +30,11 @@ CHECKS = (
     Check(
         "the grant is asked at every CONNECT",
         "reverse.py",
-        ("            grant = self._grants.admit(device, int(time.time()))\n        if"),
+        ("            grant = self._grants.admit(device, int(time.time()))\n        except"),
         (
             '            grant = self.__dict__.setdefault("g", {}).get(device) or '
             'self.__dict__["g"].setdefault(device, self._grants.admit(device, int(time.time())))\n'
-            "        if"
+            "        except"
         ),
         "A tunnel that is used again keeps what its first use was granted.",
         ("tests/test_reverse.py::test_what_a_client_may_reach_is_asked_anew_at_every_request[asyncio]",),
@@ -42,11 +42,11 @@ CHECKS = (
     Check(
         "the grant is asked at every flow",
         "reverse.py",
-        ("            grant = self._grants.admit(device, int(time.time()))\n        if"),
+        ("            grant = self._grants.admit(device, int(time.time()))\n        except"),
         (
             '            grant = self.__dict__.setdefault("g", {}).get(device) or '
             'self.__dict__["g"].setdefault(device, self._grants.admit(device, int(time.time())))\n'
-            "        if"
+            "        except"
         ),
         "A tunnel of flows keeps what its first flow was granted.",
         ("tests/test_reverseflows.py::test_a_grant_is_asked_for_at_every_flow[asyncio]",),

@@ -66,7 +66,7 @@ CHECKS = (
     Check(
         "length of a record, from its header",
         "e2e/records.py",
-        "if not 1 + TAG <= sealed <= 1 + self._max_body + TAG:",
+        "if not 1 + TAG <= length <= 1 + self._max_body + TAG:",
         "if False:",
         "A stranger announces 16 MiB and makes the reader hold them.",
         ("tests/e2e/test_records.py::test_an_impossible_length_is_refused_by_its_header_alone[1]",),
