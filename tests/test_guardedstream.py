@@ -9,8 +9,10 @@ import pytest
 from tests.streams import assert_reset, tcp_pair
 from tuunel.buffers import BufferPool
 from tuunel.errors import Failure, Reason
+from tuunel.events import Traffic
 from tuunel.guardedstream import GuardedStream
 from tuunel.hostguard import HostGuard
+from tuunel.pump import copy_both_ways
 from tuunel.rawstream import RawStream, receive_chunk, send_bytes
 
 pytestmark = pytest.mark.anyio
@@ -74,6 +76,17 @@ async def test_an_end_in_a_head_is_refused_and_one_behind_a_request_is_an_end() 
         await client.write_eof()
         with pytest.raises(Failure):
             await stream.first_request()
+
+
+async def test_an_end_in_a_head_is_refused_though_it_came_with_a_whole_request() -> None:
+    """Whoever copies hears of the refusal, and takes the end for none."""
+    async with guarded() as (client, stream):
+        sink, target = (RawStream(sock) for sock in tcp_pair())
+        await client.send_all(REQUEST + FOREIGN[:10])
+        await client.write_eof()
+        with pytest.raises(Failure):
+            await copy_both_ways(stream, sink, Traffic(), BUFFERS)
+        target.close()
 
 
 async def test_bytes_that_were_read_ahead_come_first_and_are_judged_too() -> None:
