@@ -1129,3 +1129,32 @@ async def test_no_key_is_replaced_behind_an_end_for_that_would_begin_the_next_us
         await both.forward.aclose()
         await forwards[0].request(TARGET)
         assert await agents[0].requested() == TARGET
+
+
+async def test_a_pause_of_the_reader_is_no_sign_of_life_of_the_peer() -> None:
+    """Else a tunnel that was put back after a long silence would be entrusted with early bytes, which are not repeated."""
+    async with far() as peer:
+        records = peer.tunnel.records
+        records.heard -= 2
+        heard = records.heard
+        records.tick(time.monotonic())
+        assert records.heard == heard
+
+
+async def test_who_writes_while_another_record_waits_has_its_turn_behind_it() -> None:
+    async with connected() as peer, anyio.create_task_group() as sending:
+        size = fill(peer.tunnel.stream)
+        peer.tunnel.records._writer.queue[RecordType.PONG] = bytes(8)
+        sending.start_soon(peer.tunnel.records.flush)
+        await anyio.wait_all_tasks_blocked()
+        buffer = peer.buffers.borrow()
+        buffer[1:7] = b"behind"
+        rest = peer.tunnel.write_now(buffer, 6)
+        assert rest is not None
+        sending.start_soon(rest)
+        with anyio.fail_after(PATIENCE):
+            await peer.stream.receive_exactly(size)
+        assert await peer.hear(RecordType.PONG) == bytes(8)
+        assert await peer.hear(RecordType.DATA) == b"behind"
+        await anyio.wait_all_tasks_blocked()
+        peer.buffers.give_back(buffer)

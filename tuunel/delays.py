@@ -5,6 +5,7 @@ A timer of one's own costs a place in the loop's heap, and one that is cancelled
 
 import asyncio
 from collections.abc import Callable
+from itertools import takewhile
 
 
 class Delay:
@@ -36,13 +37,12 @@ class Delay:
     def _look(self) -> None:
         self._armed = False
         now = self.loop.time()
-        while self._due:
-            callback, due = next(iter(self._due.items()))
-            if due > now:
-                self._arm(due)
-                return
-            del self._due[callback]
-            callback()
+        due = list(takewhile(lambda callback: self._due[callback] <= now, self._due))
+        for callback in due:
+            if self._due.pop(callback, None) is not None:  # else an earlier one has cancelled it
+                callback()
+        if self._due and not self._armed:
+            self._arm(next(iter(self._due.values())))
 
 
 _delays: dict[float, Delay] = {}  # of the loop that was asked last: there is one in a process, but for tests

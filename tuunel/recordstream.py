@@ -55,6 +55,7 @@ class RecordStream:
         self._peer_renewed = False  # the other way round
         self._more = True  # a record may be here that no wait for the socket would tell of: it came with the handshake, or behind another
         self._reading_since: float | None = None
+        self._paused = self.opened  # when the timers last stood still; what was heard is as old as ever
         self._keyed = time.monotonic()
         self._pinged: tuple[bytes, float] | None = None
         self._ponged = b""  # what the last PONG gave back
@@ -318,7 +319,7 @@ class RecordStream:
         self._writer.start_small_after_a_pause(now)
         reading = self._reading_since is not None or self.read_ended
         if not reading or self._writer.busy:
-            self.heard = now
+            self._paused = now
             self._pinged = None
             if not (self._writer.busy or self._writer.waiting) and now - self._writer.written > QUIET:
                 self._writer.queue[RecordType.PAD] = b""  # the peer, which may have sent all it had, must not take our pause for death
@@ -326,7 +327,7 @@ class RecordStream:
                 with suppress(TunnelCut):
                     self._cut(f"nothing was acknowledged for {DEAD:.0f} s")
             return self._writer.waiting
-        quiet = now - max(self.heard, self._reading_since or 0)
+        quiet = now - max(self.heard, self._paused, self._reading_since or 0)
         if quiet > DEAD:
             with suppress(TunnelCut):
                 self._cut(f"nothing was heard for {DEAD:.0f} s")

@@ -141,6 +141,9 @@ class RecordWriter:
         return None if self._send_sealed(self._seal_waiting() + seal()) else self._send_unsent
 
     def _must_wait(self) -> bool:
+        self._check_whole()
+        if self._sending.locked():
+            return True  # a record that another one waits with is not torn yet; its turn asks again
         self._check_sendable()
         return self.busy or (self._sealer.needs_key_update and not self.ended)
 
