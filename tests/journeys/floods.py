@@ -1,8 +1,8 @@
 """What abuses a relay, as processes of their own: run with a kind of flood, the relay's link, and the addresses to come from, in turns.
 
 `hello` has the relay do its share of the first step of the handshake, the expensive one, and goes; `ready` is an enrolled agent that opens
-twice as many READY connections as it may park, drops them all, and begins again. Runs until stdin ends, and then says how often the relay
-gave in: JSON, `{"served", "refused"}`.
+twice as many READY connections as it may park, drops them all, and begins again. Says `{"under_way": true}` when the relay has given in for
+the first time. Runs until stdin ends, and then says how often it has: `{"served", "refused"}`.
 """
 
 import json
@@ -36,6 +36,13 @@ from tuunel.relay.wire import Message, Offer, Params, Purpose, Role
 THREADS = 8
 
 
+def note(counts: Counter[str], what: str) -> None:
+    """Count an attempt, and say so at the first that was served."""
+    counts[what] += 1
+    if what == "served" and counts[what] == 1:
+        print(json.dumps({"under_way": True}), flush=True)
+
+
 def flood_of_hellos(relay: KnownRelay, addresses: Sequence[str]) -> Counter[str]:
     """M1s that are right, each from the next address, again and again: the same one, for the relay has no reason to know it."""
     m1 = DeviceHandshake(
@@ -59,7 +66,7 @@ def flood_of_hellos(relay: KnownRelay, addresses: Sequence[str]) -> Counter[str]
                 sock.sendall(m1)
                 answer = sock.recv(65536)
             with lock:
-                counts["served" if answer else "refused"] += 1
+                note(counts, "served" if answer else "refused")
 
     threads = [threading.Thread(target=ask) for _ in range(THREADS)]
     for thread in threads:
@@ -80,9 +87,9 @@ async def flood_of_ready_connections(relay: KnownRelay) -> Counter[str]:
     async def open_one(opened: list[HopConnection]) -> None:
         try:
             opened.append(await connect(relay, identity, purpose=Purpose.READY, params=params, first=[Offer(offer)]))
-            counts["served"] += 1
+            note(counts, "served")
         except Failure:
-            counts["refused"] += 1
+            note(counts, "refused")
 
     async def flood(_: HopConnection) -> None:
         while True:

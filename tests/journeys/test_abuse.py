@@ -148,11 +148,11 @@ def test_a_well_behaved_pair_beside_a_flood(own_world: World, kind: str, what: s
     with serving(echo) as target:
         figure("alone", latency(trio, target.port))
         with Process(python("tests.journeys.floods", kind, trio.relay.new_link(), *ADDRESSES)) as flood:
-            time.sleep(SECONDS)  # it is under way
+            assert flood.answer() == {"under_way": True}
             figure(f"beside a flood of {what}", latency(trio, target.port))
             flood.end_of_orders()
             counts = flood.answer()
-        figure(f"flood of {what}, in about {2 * SECONDS:.0f} s", f"{counts['served']} served, {counts['refused']} refused")
+        figure(f"flood of {what}, in about {SECONDS:.0f} s", f"{counts['served']} served, {counts['refused']} refused")
         assert counts["served"] > 100
         figure("afterwards", latency(trio, target.port))
         assert "Traceback" not in trio.relay.process.errors()
