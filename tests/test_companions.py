@@ -8,7 +8,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.world import until
-from tuunel.companions import Companions, GroupedTasks, companions
+from tuunel.companions import Companion, Companions, GroupedTasks, companions
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("make", [companions, GroupedTasks])]
 
@@ -221,3 +221,25 @@ async def test_what_one_raises_that_was_started_later_is_raised_at_the_end(make:
         async with make() as beside:
             beside.start_later(0.01, fail)
             beside.start(begun.wait)
+
+
+async def test_the_end_of_one_whose_owner_is_cancelled_before_its_time_is_told(make: Make) -> None:
+    worker = Worker()
+    member: Companion | None = None
+
+    async def own(scope: anyio.CancelScope) -> None:
+        nonlocal member
+        with scope:
+            async with make() as beside:
+                member = beside.start_later(60, worker.run)
+                await anyio.sleep_forever()
+
+    scope = anyio.CancelScope()
+    async with anyio.create_task_group() as group:
+        group.start_soon(own, scope)
+        await anyio.wait_all_tasks_blocked()
+        scope.cancel()
+    assert member is not None
+    with anyio.fail_after(5):
+        await member.ended()
+    assert not worker.noted

@@ -251,13 +251,16 @@ class GroupedTasks:
                 member.cancel()
 
     async def _run_later(self, member: _GroupedTask, seconds: float, work: Work, args: tuple[Any, ...]) -> None:
+        begins = False
         try:
             with member.scope:
                 await anyio.sleep(seconds)
+            begins = not member.scope.cancel_called
         finally:
             self._delayed.discard(member)
-        if member.scope.cancel_called:
-            member.over.set()
+            if not begins:
+                member.over.set()
+        if not begins:
             return
         self._members.add(member)
         member.scope = anyio.CancelScope()

@@ -88,7 +88,24 @@ class _Cipher:
         return self.records >= MAX_KEY_RECORDS or self.bytes >= MAX_KEY_BYTES
 
 
-class RecordSealer:
+class _Ordered:
+    """Where one direction of a tunnel stands, and what may come next in it."""
+
+    def __init__(self, direction: Direction) -> None:
+        self._order = _ORDER[direction]
+        self._enter(Phase.STANDBY)
+
+    @property
+    def phase(self) -> Phase:
+        """Where this direction stands, as sealed or opened so far."""
+        return self._phase
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._next = self._order[phase]
+
+
+class RecordSealer(_Ordered):
     """Seals one direction's records, in order. A record of this sealer must be sent whole before the next one is.
 
     Misuse (a record out of order, a body too large, anything after `close`) is LocalProtocolError and seals nothing.
@@ -96,17 +113,11 @@ class RecordSealer:
     """
 
     def __init__(self, secret: bytes, direction: Direction, *, early: bool = False) -> None:
+        super().__init__(direction)
         self._cipher: _Cipher | None = _Cipher(secret)
-        self._order = _ORDER[direction]
-        self._enter(Phase.STANDBY)
         self._max_body = MAX_EARLY_BODY if early else MAX_BODY
         self._growth = 0
         self._whole = False
-
-    @property
-    def phase(self) -> Phase:
-        """Where this direction stands, as sealed so far."""
-        return self._phase
 
     @property
     def needs_key_update(self) -> bool:
@@ -178,10 +189,6 @@ class RecordSealer:
         cipher.bytes += length
         return cipher
 
-    def _enter(self, phase: Phase) -> None:
-        self._phase = phase
-        self._next = self._order[phase]
-
     def _live(self) -> _Cipher:
         if self._cipher is None:
             raise LocalProtocolError("this sealer is closed")
@@ -200,7 +207,7 @@ class Buffers(Protocol):
         ...
 
 
-class RecordOpener:
+class RecordOpener(_Ordered):
     """Opens one direction's records, in order, out of a ciphertext buffer that it borrows only while bytes are in it.
 
     Feed it with `room()` and `received(n)`, or with `receive_data`; then call `open_into` until it returns None.
@@ -209,20 +216,14 @@ class RecordOpener:
     """
 
     def __init__(self, secret: bytes, direction: Direction, buffers: Buffers, *, early: bool = False) -> None:
+        super().__init__(direction)
         self._cipher: _Cipher | None = _Cipher(secret)
-        self._order = _ORDER[direction]
-        self._enter(Phase.STANDBY)
         self._max_body = MAX_EARLY_BODY if early else MAX_BODY
         self._buffers = buffers
         self._buffer: memoryview | None = None
         self._start = 0  # of the bytes not opened yet
         self._end = 0
         self._backlog = _NOTHING  # given by receive_data, not in the buffer yet
-
-    @property
-    def phase(self) -> Phase:
-        """Where this direction stands, as opened so far."""
-        return self._phase
 
     @property
     def fin_received(self) -> bool:
@@ -322,10 +323,6 @@ class RecordOpener:
         if phase is not self._phase:
             self._enter(phase)
         return kind
-
-    def _enter(self, phase: Phase) -> None:
-        self._phase = phase
-        self._next = self._order[phase]
 
     @property
     def _held(self) -> memoryview:
