@@ -12,6 +12,7 @@ from ipaddress import ip_address
 import anyio
 import pytest
 
+from tests.ports import udp_socket
 from tests.test_reverseflows import Client, Setting, setting
 from tests.world import PATIENCE, Running, echo, trio, until, world
 from tuunel import pairing
@@ -31,8 +32,7 @@ pytestmark = pytest.mark.anyio
 
 def free_port() -> int:
     """A port with nobody at it, TCP or UDP."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
+    with udp_socket() as sock:
         return int(sock.getsockname()[1])
 
 

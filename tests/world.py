@@ -17,12 +17,13 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from tests.ports import udp_socket
 from tests.streams import receive_all
 from tuunel import pairing
 from tuunel.address import HostPort
 from tuunel.agent import Agent
 from tuunel.buffers import BufferPool
-from tuunel.datagrams import DatagramSocket, bind_datagrams
+from tuunel.datagrams import DatagramSocket
 from tuunel.devices import Device, Devices
 from tuunel.events import Emit, Event, Ready
 from tuunel.forward import Forward
@@ -157,7 +158,7 @@ class World:
 
     def datagram_target(self, answers: Callable[[bytes], Iterable[bytes]] = lambda data: [data], host: str = "127.0.0.1") -> int:
         """A UDP service on this machine, an echo unless told otherwise: its port."""
-        service = bind_datagrams(host)
+        service = DatagramSocket(udp_socket(host))
         self.tasks.start_soon(_answer_datagrams, service, answers)
         return service.local.port
 

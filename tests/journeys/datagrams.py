@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tests.journeys import doors
 from tests.journeys.targets import LOOPBACK, read_exactly
+from tests.ports import udp_socket
 
 Address = tuple[str, int]
 
@@ -19,10 +20,9 @@ ROOM = 4 << 20  # for a burst that waits until a thread of this process gets its
 
 def bound(host: str = LOOPBACK) -> socket.socket:
     """A UDP socket on a free port. The caller closes it."""
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    sock = udp_socket(host)
     with contextlib.suppress(AttributeError, PermissionError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
-    sock.bind((host, 0))
     sock.settimeout(PATIENCE)
     return sock
 
