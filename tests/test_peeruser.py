@@ -249,14 +249,15 @@ def test_where_nothing_tells_nobody_is_guessed(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_user_whom_the_namespace_does_not_know_is_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Everybody outside a user namespace has the same number inside: it stands for no one."""
-    mapped, overflow = tmp_path / "uid_map", tmp_path / "overflowuid"
+    inside, outside, overflow = tmp_path / "inside", tmp_path / "outside", tmp_path / "overflowuid"
+    inside.write_text("         0       1000          1\n")
+    outside.write_text("         0          0 4294967295\n")
     overflow.write_text(f"{OWN}\n")
-    monkeypatch.setattr(peeruser, "USER_MAP", mapped)
     monkeypatch.setattr(peeruser, "OVERFLOW_USER", overflow)
     with connected() as (_, stream):
-        mapped.write_text("         0       1000          1\n")
+        monkeypatch.setattr(peeruser, "USER_MAP", inside)
         assert peer_user(stream) is None
-        mapped.write_text("         0          0 4294967295\n")
+        monkeypatch.setattr(peeruser, "USER_MAP", outside)
         assert peer_user(stream) == OWN
 
 

@@ -4,7 +4,7 @@ Source: docs/spec/front-doors.md.
 """
 
 from collections.abc import Callable
-from ipaddress import ip_address
+from functools import partial
 from typing import Final
 
 import anyio
@@ -45,17 +45,18 @@ class FrontDoors:
         """Serve one client until it is done. Owns `stream`; raises nothing that a client or target can cause. Cancelled: all is reset."""
         try:
             await self._serve(stream)
-        except (*BROKEN, TimeoutError):
+        except BROKEN:
             pass
         finally:
             stream.reset()
 
     async def _serve(self, stream: RawStream) -> None:
-        first = b""
-        with anyio.move_on_after(HEADER_DEADLINE):
-            first = await stream.receive(EARLY_LIMIT)
+        first = stream.receive_now(EARLY_LIMIT)  # most clients have spoken by now
+        if first is None:
+            with anyio.move_on_after(HEADER_DEADLINE):
+                first = await _receive(stream)
         if first:
-            local = stream.is_unix or ip_address(stream.peer.host).is_loopback
+            local = stream.is_local
             match opening(first[0]):
                 case "socks5":
                     await self._serve_socks(stream, Socks5Door(self._credentials, local=local), first)
@@ -67,7 +68,8 @@ class FrontDoors:
 
     async def _serve_socks(self, stream: RawStream, door: SocksDoor, first: bytes) -> None:
         door.receive_data(first)
-        with anyio.fail_after(HEADER_DEADLINE):
+        event: object = None
+        with anyio.move_on_after(HEADER_DEADLINE):
             event = await _read_event(stream, door)
         if isinstance(event, Request):
             await self._connect(stream, door, event)
@@ -145,9 +147,14 @@ async def _read_event(stream: RawStream, door: SocksDoor | HttpDoor) -> object:
     """Read until the door has an event, sending its answers as they come up."""
     while (event := door.next_event()) is None:
         await _flush(stream, door)
-        _feed(door, await stream.receive(EARLY_LIMIT))
+        _feed(door, await _receive(stream))
     await _flush(stream, door)
     return event
+
+
+async def _receive(stream: RawStream) -> bytes:
+    """Wait for bytes of a client, b"" for its end. A cancelled call may have lost some: who cancels it is done with the client."""
+    return await stream.on_readable(partial(stream.receive_now, EARLY_LIMIT))
 
 
 def _feed(door: SocksDoor | HttpDoor, data: bytes) -> None:

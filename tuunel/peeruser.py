@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -95,9 +96,9 @@ def _find(stream: RawStream, far: HostPort, near: HostPort) -> _Owner | None:
 
 def _ask_kernel(end: HostPort, other: HostPort) -> _Owner | None:
     """Ask for exactly this socket. OSError when the kernel does not answer such questions."""
-    here, there = ip_address(end.host), ip_address(other.host)
-    family = socket.AF_INET if here.version == 4 else socket.AF_INET6
-    ends = PORTS.pack(end.port, other.port) + here.packed.ljust(16, b"\0") + there.packed.ljust(16, b"\0")
+    here, there = _packed(end.host), _packed(other.host)
+    family = socket.AF_INET if len(here) == 4 else socket.AF_INET6
+    ends = PORTS.pack(end.port, other.port) + here.ljust(16, b"\0") + there.ljust(16, b"\0")
     request = REQUEST.pack(family, socket.IPPROTO_TCP, ALL_STATES) + ends + REST.pack(0, NO_COOKIE, NO_COOKIE)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as asking:
         asking.settimeout(0)  # the answer is there when the question has been sent
@@ -113,6 +114,11 @@ def _ask_kernel(end: HostPort, other: HostPort) -> _Owner | None:
     if PORTS.unpack_from(answer, HEADER.size + 4) != (end.port, other.port):
         return None  # a listener on the client's port, where the client's own socket is gone
     return _Owner(state, user, inode)
+
+
+@lru_cache(maxsize=64)
+def _packed(host: str) -> bytes:
+    return ip_address(host).packed
 
 
 def _read_tables(end: HostPort, other: HostPort) -> _Owner | None:
@@ -162,4 +168,13 @@ def _written(endpoint: tuple[Address, int]) -> str:
 
 def _is_known(user: int) -> bool:
     """Whether the number stands for one user. In a user namespace one number stands for everybody who has none there."""
-    return USER_MAP.read_text().split() == EVERY_USER or user != int(OVERFLOW_USER.read_text())
+    return _knows_everybody(USER_MAP) or user != int(OVERFLOW_USER.read_text())
+
+
+@cache
+def _knows_everybody(user_map: Path) -> bool:
+    """Whether every user has a number in this process's user namespace. Asked once: a map is written once, and until then has nobody.
+
+    Source: user_namespaces(7).
+    """
+    return user_map.read_text().split() == EVERY_USER

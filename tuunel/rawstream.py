@@ -10,7 +10,8 @@ import struct
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
+from ipaddress import ip_address
 from typing import Final, Protocol, TypeAlias
 
 import anyio
@@ -25,6 +26,7 @@ KEEPALIVE: Final = (  # a peer that is gone without a word is noticed after 2 mi
     ("TCP_KEEPINTVL", 15),
     ("TCP_KEEPCNT", 4),
 )
+ADDRESSES: Final = 1024  # of peers that are remembered: of most it is asked over and over where they are
 FIRST_READS: Final = 2  #: of a stream that look twice: whoever ends early does so behind his first words
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 #: struct tcp_info in linux/tcp.h: tcpi_retransmits, tcpi_probes, and in ms tcpi_last_data_sent and tcpi_last_ack_recv.
@@ -115,6 +117,11 @@ class RawStream(RawSocket):
     def peer(self) -> HostPort:
         """The other end's address, as `local`. OSError once the connection is gone."""
         return host_port_of(self._sock.getpeername())
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the peer is on this machine: at a loopback address, or on a unix socket. OSError as `peer`."""
+        return self._unix or _is_loopback(self.peer.host)
 
     # Conduit
 
@@ -217,13 +224,21 @@ class RawStream(RawSocket):
     # plain byte stream
 
     async def receive(self, limit: int = 65536) -> bytes:
-        """Wait for up to `limit` bytes; b"" is the peer's clean end."""
+        """Wait for up to `limit` bytes; b"" is the peer's clean end. A cancelled call has taken nothing."""
         while True:
-            await self.wait_readable()
-            with suppress(BlockingIOError):
-                data = self._sock.recv(limit)
-                self._eof_read = not data
+            await self.wait_readable()  # and not `on_readable`: what its step takes is lost with a call that is cancelled then
+            if (data := self.receive_now(limit)) is not None:
                 return data
+
+    def receive_now(self, limit: int = 65536) -> bytes | None:
+        """Take up to `limit` bytes without waiting; b"" is the peer's clean end, None when there is nothing yet."""
+        self._check_open()
+        try:
+            data = self._sock.recv(limit)
+        except BlockingIOError:
+            return None
+        self._eof_read = not data
+        return data
 
     def receive_into(self, view: memoryview) -> int | None:
         """Read into `view` without waiting: how many bytes, 0 at the end, None when there is nothing yet."""
@@ -312,6 +327,11 @@ def stay_unpaced(sock: socket.socket) -> None:
     if sys.platform == "linux":
         with suppress(OSError):  # this system grants nothing but its own
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")  # the one that every kernel has and grants to everybody
+
+
+@lru_cache(maxsize=ADDRESSES)
+def _is_loopback(host: str) -> bool:
+    return ip_address(host).is_loopback
 
 
 def _set_options(sock: socket.socket) -> None:

@@ -95,9 +95,8 @@ class Routing:
 
         Raises Failure UNKNOWN_NAME, NOT_PAIRED or REFUSED_BY_SETTING.
         """
-        if parse_tuunel_name(host) is not None:
-            device, inner = resolve_name(self._devices, host)
-            return ThroughDevice(device, inner)
+        if (name := parse_tuunel_name(host)) is not None:
+            return ThroughDevice(self._devices.resolve(name.name), name.host)
         plain = host.lower().rstrip(".")
         route = self.route_of(plain)
         if route is not None:

@@ -6,7 +6,6 @@ Source: docs/spec/front-doors.md section 8.
 import os
 import socket
 import time
-from ipaddress import ip_address
 from typing import Final
 
 from tuunel.events import Emit, Notice
@@ -27,7 +26,7 @@ class UserGuard:
 
     def admits(self, stream: RawStream) -> bool:
         """Whether the client at the other end of a connection that was just accepted may come in. One whose user cannot be told may not."""
-        if not self.works or stream.is_unix or not ip_address(stream.peer.host).is_loopback:
+        if not self.works or stream.is_unix or not stream.is_local:
             return True
         user = peer_user(stream)
         if user in (os.geteuid(), ROOT):
