@@ -15,7 +15,7 @@ from tuunel.address import HostPort
 from tuunel.devices import Device
 from tuunel.dial import dial
 from tuunel.errors import Failure, PeerMismatch, Reason, Speaker
-from tuunel.events import Alarm, ConnectionChanged, Event
+from tuunel.events import Alarm, ConnectionChanged, ConnectionClosed, Event
 from tuunel.identity import IdentityKey
 from tuunel.pool import ATTEMPTS, STANDBY, TunnelPool
 from tuunel.rawstream import RawStream, receive_chunk, send_bytes
@@ -107,6 +107,34 @@ async def test_a_tunnel_that_has_ended_cleanly_is_used_again_without_a_handshake
         assert len(pool._live) <= 1 + STANDBY
         told = [event.tunnel for event in roles.agent.seen(ConnectionChanged)]
         assert told == used  # both ends give each use the same name
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["", "by a proxy that stops at once"])
+async def test_a_service_that_has_ended_first_hears_the_apps_end_soon(stays: bool) -> None:
+    """Which waits for a moment, to go with the next request; here none comes."""
+    ends: list[bytes | None] = []
+
+    async def answer_and_wait(stream: RawStream) -> None:
+        await stream.write_eof()
+        try:
+            ends.append(await stream.receive())
+        except OSError:
+            ends.append(None)
+        stream.close()
+
+    async with three() as (made, roles):
+        port = await made.target(answer_and_wait)
+        async with pool_of(roles.home, warm=2) as pool:
+            tunnel, _ = await pool.connect(roles.device, HostPort("", port))
+            assert await receive_chunk(tunnel, pool._buffers) == b""
+            await tunnel.write_eof()
+            await tunnel.aclose()
+            assert not ends
+            if stays:
+                await until(lambda: ends)
+        await until(lambda: roles.agent.seen(ConnectionClosed))
+        assert ends == [b""]
+        assert [event.reason for event in roles.agent.seen(ConnectionClosed)] == ["done"]
 
 
 async def test_what_is_asked_of_a_recycled_tunnel_is_judged_anew() -> None:

@@ -975,6 +975,77 @@ async def test_what_begins_the_next_use_does_not_wait_for_long() -> None:
         assert not tunnel.records.tick(time.monotonic())
 
 
+async def test_a_last_end_that_may_wait_goes_with_the_next_request() -> None:
+    """Nobody at the other end has use for it, and relay and agent wake up once for both."""
+    async with answered() as (peer, nexts):
+        await peer.tunnel.write_eof()
+        await peer.tunnel.aclose()
+        with pytest.raises(BlockingIOError):
+            peer.stream._sock.recv(1, socket.MSG_PEEK)
+        await nexts[0].request(TARGET)
+        assert await peer.hear_all() == [RecordType.FIN, RecordType.KEY_UPDATE, RecordType.CONNECT]
+
+
+@pytest.mark.parametrize("how", ["who looks after it begins", "a second is over"])
+async def test_a_last_end_does_not_wait_for_long(how: str) -> None:
+    async with answered() as (peer, nexts), anyio.create_task_group() as tasks:
+        await peer.tunnel.write_eof()
+        await peer.tunnel.aclose()
+        if how == "who looks after it begins":
+            tasks.start_soon(nexts[0].rest)
+        else:
+            assert nexts[0].records.tick(time.monotonic())
+            await nexts[0].records.flush()
+        assert await peer.hear_all() == [RecordType.FIN, RecordType.KEY_UPDATE]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_last_end_that_waits_is_told_before_the_tunnel_is_cut() -> None:
+    async with answered() as (peer, nexts):
+        await peer.tunnel.write_eof()
+        await peer.tunnel.aclose()
+        nexts[0].reset()
+        assert await peer.hear_all() == [RecordType.FIN, RecordType.KEY_UPDATE, RecordType.RESET]
+
+
+async def test_a_last_end_that_waits_is_told_before_a_tunnel_closes_that_is_not_wanted_any_more() -> None:
+    async with answered() as (peer, nexts):
+        peer.tunnel.wanted = lambda: False
+        await peer.tunnel.write_eof()
+        async with anyio.create_task_group() as closing:
+            closing.start_soon(peer.tunnel.aclose)
+            await peer.hear(RecordType.FIN)
+            assert await peer.stream.receive() == b""
+            await peer.stream.write_eof()
+        assert not nexts
+
+
+@pytest.mark.parametrize("why", ["the agent has not ended", "the agent would not go on", "this end would not", "this side does not begin"])
+async def test_an_end_that_somebody_waits_for_is_told_at_once(why: str) -> None:
+    async with far(opened=True) as peer:
+        peer.tunnel.may_end_late = why != "this side does not begin"
+        if why != "this end would not":
+            peer.tunnel.keep = lambda _: pytest.fail("kept")
+        if why != "the agent has not ended":
+            await peer.say(RecordType.FIN, FIN_BODY if why == "the agent would not go on" else FIN_RECYCLABLE)
+            assert await read(peer.tunnel) == b""
+        await peer.tunnel.write_eof()
+        await peer.hear(RecordType.FIN)
+
+
+@asynccontextmanager
+async def answered() -> AsyncIterator[tuple[Far, list[Tunnel]]]:
+    """The forward end of a tunnel whose agent has ended, and would go on, and who gets its next use. Its own end may wait."""
+    nexts: list[Tunnel] = []
+    async with far(opened=True) as peer:
+        peer.tunnel.keep, peer.tunnel.may_end_late = nexts.append, True
+        await peer.say(RecordType.FIN, FIN_RECYCLABLE)
+        assert await read(peer.tunnel) == b""
+        yield peer, nexts
+        for tunnel in nexts:
+            tunnel.reset()
+
+
 @asynccontextmanager
 async def both_ended() -> AsyncIterator[tuple[Far, Tunnel]]:
     """The agent's end of a tunnel that both sides have ended, and its next use."""

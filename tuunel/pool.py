@@ -42,7 +42,8 @@ STANDBY: Final = 2  #: tunnels kept ready for a device in use
 LARGEST_STANDBY: Final = 64  #: tunnels made ready for a device, at most: a browser's burst; an agent allows many more
 MOST_KEPT: Final = 128  #: tunnels of a device that wait, at most: fifty connections that come and go use nearly twice as many
 SHORT_USE: Final = 1.0  #: seconds in which most connections are over, and a tunnel in use is taken for one that will be back
-UNATTENDED: Final = 0.2  #: seconds that a tunnel waits before it is read: whoever takes it looks whether it is broken, and reads it
+#: Seconds that a tunnel waits before it is read, and a last FIN is sent by itself: whoever takes it looks whether it is broken, and reads.
+UNATTENDED: Final = 0.05
 STANDBY_LIFETIME: Final = 60.0  #: seconds after a device's last use until its standbys are dropped
 SPARE_LIFETIME: Final = 600.0  #: seconds until a tunnel that nobody needed is dropped, though the device is in use
 FRESH: Final = 3.0  #: seconds after a sign of life of a standby in which it is trusted with app bytes: they cannot be taken back
@@ -200,13 +201,14 @@ class TunnelPool:
                 if failure.reason is not Reason.TUNNEL_LOST or carried or attempt == ATTEMPTS:
                     raise
             else:
-                if not carried:
+                if early and not carried:
                     with _owned_until_it_fails(tunnel):
                         await send_bytes(tunnel, self._buffers, early)
                 if self._warm:
                     self._note_use(device, tunnel)
                     tunnel.keep = partial(self._keep, device)
                     tunnel.wanted = partial(self._has_room, device)
+                    tunnel.may_end_late = True
                 return tunnel, bound
         raise AssertionError  # the loop returns or raises
 

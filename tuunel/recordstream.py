@@ -240,11 +240,20 @@ class RecordStream:
         """Send a PAD with what is sent next, or when somebody begins to read."""
         self._writer.queue[RecordType.PAD] = b""
 
-    async def send_fin(self, *, recyclable: bool) -> None:
-        """End this direction of this use, once; `recyclable` offers another use. Raises as `send_data`."""
-        if not self._writer.ended:
-            self._recyclable = recyclable
-            await self._writer.send_fin(FIN_RECYCLABLE if recyclable else FIN_BODY)
+    async def send_fin(self, *, recyclable: bool, may_wait: bool = False) -> None:
+        """End this direction of this use, once; `recyclable` offers another use. Raises as `send_data`.
+
+        With `may_wait`, and where that ends a use behind which both would have another, the peer hears of it with the first record of the
+        next use, or by `flush`, for which `tick` asks within a second.
+        """
+        if self._writer.ended:
+            return
+        self._recyclable = recyclable
+        body = FIN_RECYCLABLE if recyclable else FIN_BODY
+        if may_wait and recyclable and self.read_ended and self._peer_recyclable:
+            self._writer.hold_fin(body)
+        else:
+            await self._writer.send_fin(body)
 
     async def flush(self) -> None:
         """Send what is queued, unless a writer is at work: it does so when it is done. Raises as `send_data`."""
@@ -286,6 +295,8 @@ class RecordStream:
             self.reset()
             return
         try:
+            with suppress(OSError):  # as `stream.aclose`
+                await self._writer.send_held_fin()
             await self.stream.aclose()
         finally:
             self._end()

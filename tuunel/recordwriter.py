@@ -41,6 +41,7 @@ class RecordWriter:
         self._buffers = buffers
         self._check_whole = check_whole
         self._sending = anyio.Lock(fast_acquire=True)
+        self._held_fin = b""  # the body of a FIN that nobody waits for: it goes in front of what is sent next
         self._renewing = False  # the next use has begun, and nothing of it was sent: KEY_UPDATE goes in front of what is
         self._unsent: Bytes | None = None  # the rest of what was sealed: it goes out before anything else
         self._unsent_in: memoryview | None = None  # the borrowed buffer in which it lies, if it does
@@ -54,7 +55,7 @@ class RecordWriter:
     @property
     def waiting(self) -> bool:
         """Whether `flush` has something to send."""
-        return bool(self.queue) or self._renewing
+        return bool(self.queue) or self._renewing or bool(self._held_fin)
 
     @property
     def chunk_limit(self) -> int:
@@ -72,7 +73,7 @@ class RecordWriter:
 
     async def _send_data_in_turn(self, buffer: memoryview, n: int) -> None:
         async with self._turn():
-            await self._renew_key()
+            await self._send_overdue()
             self._send_record(buffer, n)
             await self._finish_record()
             await self._send_queue()
@@ -118,9 +119,24 @@ class RecordWriter:
 
     async def send_fin(self, body: bytes) -> None:
         """End this direction of this use."""
+        self._end()
+        await self._send(partial(self._sealer.seal, RecordType.FIN, body))
+
+    def _end(self) -> None:
         self.ended = True
         self.queue.pop(RecordType.KEY_UPDATE, None)  # behind FIN it would begin the next use
-        await self._send(partial(self._sealer.seal, RecordType.FIN, body))
+
+    def hold_fin(self, body: bytes) -> None:
+        """As `send_fin`, but in no hurry: the peer hears of it with what is sent next, or by `flush`."""
+        self._check_whole()
+        self._end()
+        self._held_fin = body
+
+    async def send_held_fin(self) -> None:
+        """Send what `hold_fin` has held back, if that is still so."""
+        if self._held_fin:
+            async with self._turn():
+                await self._send_queue()
 
     def renew(self) -> None:
         """Begin the next use: from here on all is as behind the handshake. The peer hears of it with what is sent next, or by `flush`."""
@@ -149,19 +165,27 @@ class RecordWriter:
 
     def _seal_waiting(self) -> bytes:
         """What goes in front of a record: mostly nothing."""
-        renewal = b""
-        if self._renewing:
-            self._renewing = False
-            renewal = self._sealer.key_update()
+        overdue = self._seal_overdue()
         if not self.queue:
-            return renewal
+            return overdue
         queued = tuple(self.queue.items())
         self.queue.clear()
-        return renewal + self._seal_all(queued)
+        return overdue + self._seal_all(queued)
+
+    def _seal_overdue(self) -> bytes:
+        """The end of the last use, and the next key, where they have not been sent: they go in front of anything else."""
+        overdue = b""
+        if self._held_fin:
+            body, self._held_fin = self._held_fin, b""
+            overdue = self._sealer.seal(RecordType.FIN, body)
+        if self._renewing or (self._sealer.needs_key_update and not self.ended):
+            self._renewing = False
+            overdue += self._sealer.key_update()
+        return overdue
 
     async def _send_in_turn(self, seal: Callable[[], bytes]) -> None:
         async with self._turn():
-            await self._renew_key()
+            await self._send_overdue()
             await self._transmit(seal())
             await self._send_queue()
 
@@ -175,7 +199,7 @@ class RecordWriter:
         """Send one record if nothing else is half sent, and the socket takes it at once. Never raises OSError."""
         if not (self.busy or self._torn):
             with suppress(OSError):
-                self._stream.send_now(self._sealer.seal(kind, body))
+                self._stream.send_now(self._seal_overdue() + self._sealer.seal(kind, body))
 
     def start_small_after_a_pause(self, now: float) -> None:
         """Asked once a second: records are small again after a second without one."""
@@ -212,16 +236,15 @@ class RecordWriter:
                 self._buffers.give_back(borrowed)
 
     async def _send_queue(self) -> None:
-        await self._renew_key()
+        await self._send_overdue()
         while self.queue:
-            await self._renew_key()
+            await self._send_overdue()
             kind = next(iter(self.queue))
             await self._transmit(self._sealer.seal(kind, self.queue.pop(kind)))
 
-    async def _renew_key(self) -> None:
-        if self._renewing or (self._sealer.needs_key_update and not self.ended):
-            self._renewing = False
-            await self._transmit(self._sealer.key_update())
+    async def _send_overdue(self) -> None:
+        if overdue := self._seal_overdue():
+            await self._transmit(overdue)
 
     async def _transmit(self, data: Bytes) -> None:
         self._torn = True

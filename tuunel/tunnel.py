@@ -7,6 +7,7 @@ Source: docs/spec/tunnel.md (opening, recycling), docs/spec/records.md (records)
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -42,6 +43,7 @@ class Tunnel:
         self.peer_label = ""  #: what the agent's machine calls itself, at the forward side; untrusted text
         self.peer_commands: frozenset[int] = frozenset()  #: what the agent takes besides TCP, UDP and UNIX; known in the first use only
         self.keep: Callable[[Tunnel], None] | None = None
+        self.may_end_late = False  #: this end, if it comes last, may wait for the next use, which is this side's to begin, or for `rest`
         self.wanted: Callable[[], bool] = lambda: True  #: asked at the end of this use whether another one is: once it has begun, only
         # a reset can end it, which would destroy what is still on its way
         self._base_id = tunnel_id
@@ -127,7 +129,7 @@ class Tunnel:
     async def write_eof(self) -> None:
         """Send FIN; the other direction goes on."""
         self._check_open()
-        await self.records.send_fin(recyclable=self._recyclable)
+        await self.records.send_fin(recyclable=self._recyclable, may_wait=self.may_end_late)
 
     @property
     def _recyclable(self) -> bool:
@@ -242,7 +244,12 @@ class Tunnel:
         return len(self._early) >= EARLY_LIMIT or self.records.read_ended or None
 
     async def rest(self) -> None:
-        """Answer PINGs on a tunnel that waits for its use. Runs until cancelled; raises TunnelCut when it is of no use any more."""
+        """Answer PINGs on a tunnel that waits for its use, and first say what its last use left unsaid.
+
+        Runs until cancelled; raises TunnelCut when it is of no use any more.
+        """
+        with suppress(OSError):  # whoever reads is told why
+            await self.records.flush()
         await self.records.receive()
 
     # flows
