@@ -26,6 +26,8 @@ def expand(prk: bytes, info: bytes, length: int) -> bytes:
     """Return `length` bytes of keying material: HKDF-Expand, RFC 5869 section 2.3. ValueError above 8160 bytes."""
     if not 0 < length <= MAX_OUTPUT:
         raise ValueError(f"HKDF-Expand gives 1 to {MAX_OUTPUT} bytes, not {length}")
+    if length <= HASH_LENGTH:  # as nearly always
+        return hmac.digest(prk, info + b"\x01", "sha256")[:length]
     output = block = b""
     for counter in range(1, -(-length // HASH_LENGTH) + 1):
         block = hmac.digest(prk, block + info + bytes((counter,)), "sha256")
