@@ -151,7 +151,8 @@ class RecordStream:
         self._check_whole()
         ended = self._opener.fin_received
         try:
-            while (record := self._opener.open_into(buffer)) is None:
+            record = self._opener.open_into(buffer) if self._more else None
+            while record is None:
                 received = self.stream.receive_into(self._opener.room())
                 self._opener.received(received or 0)
                 if received == 0:
@@ -159,6 +160,7 @@ class RecordStream:
                 if received is None:
                     self._more = False
                     return None
+                record = self._opener.open_into(buffer)
         except RemoteProtocolError as error:
             self._cut(str(error))
         except TunnelCut:
