@@ -298,7 +298,7 @@ class RecordStream:
             return
         try:
             with suppress(OSError):  # as `stream.aclose`
-                await self._writer.send_held_fin()
+                await self._writer.send_held()
             await self.stream.aclose()
         finally:
             self._end()

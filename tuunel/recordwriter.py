@@ -41,8 +41,7 @@ class RecordWriter:
         self._buffers = buffers
         self._check_whole = check_whole
         self._sending = anyio.Lock(fast_acquire=True)
-        self._held_fin = b""  # the body of a FIN that nobody waits for: it goes in front of what is sent next
-        self._renewing = False  # the next use has begun, and nothing of it was sent: KEY_UPDATE goes in front of what is
+        self._held: list[tuple[RecordType, bytes]] = []  # FIN, KEY_UPDATE: what nobody waits for, in order, in front of what is sent next
         self._unsent: Bytes | None = None  # the rest of what was sealed: it goes out before anything else
         self._unsent_in: memoryview | None = None  # the borrowed buffer in which it lies, if it does
         self._torn = False  # a record was sent in part and never will be whole: nothing behind it would mean anything
@@ -55,7 +54,7 @@ class RecordWriter:
     @property
     def waiting(self) -> bool:
         """Whether `flush` has something to send."""
-        return bool(self.queue) or self._renewing or bool(self._held_fin)
+        return bool(self.queue or self._held)
 
     @property
     def chunk_limit(self) -> int:
@@ -130,17 +129,17 @@ class RecordWriter:
         """As `send_fin`, but in no hurry: the peer hears of it with what is sent next, or by `flush`."""
         self._check_whole()
         self._end()
-        self._held_fin = body
+        self._held.append((RecordType.FIN, body))
 
-    async def send_held_fin(self) -> None:
-        """Send what `hold_fin` has held back, if that is still so."""
-        if self._held_fin:
+    async def send_held(self) -> None:
+        """Send what is held back, if anything is."""
+        if self._held:
             async with self._turn():
                 await self._send_queue()
 
     def renew(self) -> None:
         """Begin the next use: from here on all is as behind the handshake. The peer hears of it with what is sent next, or by `flush`."""
-        self._renewing = True
+        self._held.append((RecordType.KEY_UPDATE, b""))
         self._sealer.restart_growth()
         self.ended = False
 
@@ -160,8 +159,8 @@ class RecordWriter:
         self._check_whole()
         if self._sending.locked():
             return True  # a record that another one waits with is not torn yet; its turn asks again
-        self._check_sendable()
-        return self.busy or (self._sealer.needs_key_update and not self.ended)
+        self._check_not_torn()
+        return self._unsent is not None or (self._sealer.needs_key_update and not self.ended)
 
     def _seal_waiting(self) -> bytes:
         """What goes in front of a record: mostly nothing."""
@@ -173,13 +172,12 @@ class RecordWriter:
         return overdue + self._seal_all(queued)
 
     def _seal_overdue(self) -> bytes:
-        """The end of the last use, and the next key, where they have not been sent: they go in front of anything else."""
+        """What is held, and the next key where it is due: they go in front of anything else."""
         overdue = b""
-        if self._held_fin:
-            body, self._held_fin = self._held_fin, b""
-            overdue = self._sealer.seal(RecordType.FIN, body)
-        if self._renewing or (self._sealer.needs_key_update and not self.ended):
-            self._renewing = False
+        if self._held:
+            overdue = self._seal_all(self._held)
+            self._held.clear()
+        if self._sealer.needs_key_update and not self.ended:
             overdue += self._sealer.key_update()
         return overdue
 
@@ -209,6 +207,7 @@ class RecordWriter:
     def close(self) -> None:
         """Drop the secrets, what is queued and what is unsent. Idempotent."""
         self._sealer.close()
+        self._held.clear()
         self.queue.clear()
         self._unsent = None
         if self._unsent_in is not None:
@@ -219,7 +218,8 @@ class RecordWriter:
     async def _turn(self) -> AsyncIterator[None]:
         """The right to send whole records, behind what has been sealed before."""
         async with self._sending:
-            self._check_sendable()
+            self._check_whole()
+            self._check_not_torn()
             await self._finish_record()
             yield
 
@@ -252,7 +252,6 @@ class RecordWriter:
         self._torn = False
         self.written = time.monotonic()
 
-    def _check_sendable(self) -> None:
-        self._check_whole()
+    def _check_not_torn(self) -> None:
         if self._torn:
             raise TunnelCut("a record could not be sent whole")
