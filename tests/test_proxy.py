@@ -1,7 +1,7 @@
 """The forward proxy in a whole world: where destinations go, what is noticed, how it stops."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from ipaddress import IPv4Address
 
 import anyio
@@ -153,6 +153,32 @@ async def test_a_proxy_with_a_password_asks_for_it() -> None:
         with anyio.fail_after(PATIENCE):
             assert await receive_all(stream) == b"\x05\xff"
         stream.close()
+
+
+async def test_requests_that_a_client_sends_at_once_and_ends_are_all_answered() -> None:
+    """The origin server hears of the client's end behind the first one, and takes no other on that connection."""
+    requests: list[bytes] = []
+
+    async def answer(stream: RawStream) -> None:
+        request = b""
+        while data := await stream.receive():
+            request += data
+            if request.endswith(b"\r\n\r\n"):
+                requests.append(request)
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+                request = b""
+        await stream.aclose()
+
+    async with world() as made:
+        roles = await trio(made)
+        proxy = await made.proxy(roles.home)
+        host = f"home.tuunel:{await made.target(answer)}"
+        with closing(await connect(proxy.role._addresses[0].port)) as client:
+            await client.send_all(f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() * 2)
+            await client.write_eof()
+            with anyio.fail_after(PATIENCE):
+                assert (await receive_all(client)).count(b"\r\n\r\nhi") == 2
+        assert len(requests) == 2
 
 
 async def test_a_program_of_another_user_is_refused_in_its_own_protocol(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ class HttpExchanges:
             return False
         if not exchange.sent:
             self.reset()
-        elif not exchange.origin.http.start_next_cycle():
+        elif exchange.ended or not exchange.origin.http.start_next_cycle():
             self.release()
         return self._door.start_next_cycle()
 
@@ -136,6 +136,7 @@ class _Exchange:
         self.answered = False  #: whether any byte of a response has arrived
         self.switched = False  #: whether the origin server has changed the protocol: both connections are a pipe now
         self.sent = False  #: whether the whole request has been sent
+        self.ended = False  #: whether the client's end was passed on behind it: the origin server gets no other request
         self._begun = False
         self._client = client
         self._door = door
@@ -252,6 +253,7 @@ class _Exchange:
             ahead += len(data)
 
     async def _end_origin(self) -> None:
+        self.ended = True
         try:
             await self.origin.outbound.conduit.write_eof()
         except BROKEN as error:
