@@ -17,7 +17,7 @@ from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.e2e.records import MAX_EARLY_BODY, OVERHEAD, RecordOpener, RecordSealer
 from tuunel.e2e.wire import FIN_BODY, FIN_RECYCLABLE, FLOW_RECORDS, Command, Connected, Direction, Error, RecordType, Target
-from tuunel.errors import Failure, Reason, Speaker
+from tuunel.errors import Failure, LocalProtocolError, Reason, Speaker
 from tuunel.events import Traffic
 from tuunel.liveness import watch_tunnels
 from tuunel.pump import PumpEnd, copy_both_ways
@@ -1018,6 +1018,34 @@ async def test_a_last_end_that_waits_is_told_before_a_tunnel_closes_that_is_not_
             assert await peer.stream.receive() == b""
             await peer.stream.write_eof()
         assert not nexts
+
+
+async def test_an_agent_that_begins_the_next_use_before_it_has_heard_of_the_end_is_cut_off() -> None:
+    async with answered() as (peer, nexts):
+        await peer.tunnel.write_eof()
+        await peer.tunnel.aclose()
+        await peer.say(RecordType.KEY_UPDATE)
+        await until(nexts[0].broken)
+        assert "before this end had ended" in nexts[0].cut_reason
+
+
+async def test_nothing_goes_out_in_front_of_an_end_that_waits() -> None:
+    async with answered() as (peer, _):
+        await peer.tunnel.write_eof()
+        with pytest.raises(LocalProtocolError):
+            await write(peer.tunnel, b"behind the end")
+        assert await peer.hear_all() == [RecordType.FIN]
+
+
+async def test_an_end_does_not_wait_behind_a_record_that_is_being_sent() -> None:
+    async with answered() as (peer, _):
+        writer = peer.tunnel.records._writer
+        async with anyio.create_task_group() as tasks:
+            await writer._sending.acquire()
+            tasks.start_soon(peer.tunnel.write_eof)
+            await anyio.wait_all_tasks_blocked()
+            writer._sending.release()
+        await peer.hear(RecordType.FIN)
 
 
 @pytest.mark.parametrize("why", ["the agent has not ended", "the agent would not go on", "this end would not", "this side does not begin"])

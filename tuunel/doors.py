@@ -75,6 +75,8 @@ class FrontDoors:
             await self._connect(stream, door, event)
         elif isinstance(event, AssociateRequest):
             await self._associate(stream, door, event)
+        elif event is None:
+            stream.reset()  # it has had its time
 
     async def _serve_http(self, stream: RawStream, door: HttpDoor, first: bytes) -> None:
         door.receive_data(first)

@@ -19,7 +19,7 @@ from tuunel.e2e.records import RecordOpener, RecordSealer
 from tuunel.e2e.wire import FIN_BODY, FIN_RECYCLABLE, RecordType, Reset, is_recyclable
 from tuunel.errors import Reason, RemoteProtocolError
 from tuunel.rawsocket import Result
-from tuunel.rawstream import RawStream, Rest
+from tuunel.rawstream import LINGER_TIME, RawStream, Rest
 from tuunel.recordwriter import RecordWriter, TunnelCut
 
 QUIET: Final = 15.0  #: seconds without a record before a PING
@@ -177,7 +177,9 @@ class RecordStream:
 
     def _note_renewal(self) -> None:
         """The peer begins the next use: it must have seen both ends, and both must have offered it."""
-        if self._renewed:
+        if self._writer.holds_fin:
+            self._cut("the next use was begun before this end had ended")
+        elif self._renewed:
             self._renewed = False
         elif self._writer.ended and self._recyclable and self._peer_recyclable:
             self._peer_renewed = True
@@ -246,16 +248,20 @@ class RecordStream:
         """End this direction of this use, once; `recyclable` offers another use. Raises as `send_data`.
 
         With `may_wait`, and where that ends a use behind which both would have another, the peer hears of it with the first record of the
-        next use, or by `flush`, for which `tick` asks within a second.
+        next use, or by `send_held_fin`; or by `flush`, for which `tick` asks within a second.
         """
         if self._writer.ended:
             return
         self._recyclable = recyclable
         body = FIN_RECYCLABLE if recyclable else FIN_BODY
-        if may_wait and recyclable and self.read_ended and self._peer_recyclable:
+        if may_wait and recyclable and self.read_ended and self._peer_recyclable and not self._writer.busy:
             self._writer.hold_fin(body)
         else:
             await self._writer.send_fin(body)
+
+    async def send_held_fin(self) -> None:
+        """Send a FIN that waits, and what is queued. Raises as `send_data`."""
+        await self._writer.send_held_fin()
 
     async def flush(self) -> None:
         """Send what is queued, unless a writer is at work: it does so when it is done. Raises as `send_data`."""
@@ -297,8 +303,9 @@ class RecordStream:
             self.reset()
             return
         try:
-            with suppress(OSError):  # as `stream.aclose`
-                await self._writer.send_held()
+            if self._writer.holds_fin:
+                with suppress(OSError, anyio.ClosedResourceError), anyio.move_on_after(LINGER_TIME):  # as `stream.aclose`
+                    await self.send_held_fin()
             await self.stream.aclose()
         finally:
             self._end()

@@ -57,6 +57,11 @@ class RecordWriter:
         return bool(self.queue or self._held)
 
     @property
+    def holds_fin(self) -> bool:
+        """Whether the last use's FIN is held back, and so not behind this end yet."""
+        return bool(self._held) and self._held[0][0] is RecordType.FIN
+
+    @property
     def chunk_limit(self) -> int:
         """The largest body worth sealing now; it grows while the socket takes whole records."""
         return self._sealer.chunk_limit
@@ -66,7 +71,7 @@ class RecordWriter:
 
         With `fin`, which is its body, FIN goes behind it in the same write, unless this has to wait for another writer.
         """
-        if self.queue or self._must_wait():
+        if self.queue or self._held or self._must_wait():
             return partial(self._send_data_in_turn, buffer, n)
         return None if self._send_record(buffer, n, fin) else self._send_unsent
 
@@ -131,9 +136,9 @@ class RecordWriter:
         self._end()
         self._held.append((RecordType.FIN, body))
 
-    async def send_held(self) -> None:
-        """Send what is held back, if anything is."""
-        if self._held:
+    async def send_held_fin(self) -> None:
+        """Send what `hold_fin` has held back, if that is still so."""
+        if self.holds_fin:
             async with self._turn():
                 await self._send_queue()
 

@@ -244,12 +244,12 @@ class Tunnel:
         return len(self._early) >= EARLY_LIMIT or self.records.read_ended or None
 
     async def rest(self) -> None:
-        """Answer PINGs on a tunnel that waits for its use, and first say what its last use left unsaid.
+        """Answer PINGs on a tunnel that waits for its use, and first send a FIN of the last one that waits, too.
 
         Runs until cancelled; raises TunnelCut when it is of no use any more.
         """
         with suppress(OSError):  # whoever reads is told why
-            await self.records.flush()
+            await self.records.send_held_fin()
         await self.records.receive()
 
     # flows

@@ -136,6 +136,14 @@ CHECKS = (
         ("tests/test_tunnel.py::test_a_connection_that_ends_without_fin_is_cut_and_never_an_end[asyncio]",),
     ),
     Check(
+        "a tunnel is renewed only behind a FIN that has left",
+        "recordstream.py",
+        "if self._writer.holds_fin:\n            self._cut",
+        "if False:\n            self._cut",
+        "The agent begins the next use before it can know that this one has ended.",
+        ("tests/test_tunnel.py::test_an_agent_that_begins_the_next_use_before_it_has_heard_of_the_end_is_cut_off[asyncio]",),
+    ),
+    Check(
         "a tunnel is renewed only behind this end's FIN that offered it",
         "recordstream.py",
         "elif self._writer.ended and self._recyclable and self._peer_recyclable:",
