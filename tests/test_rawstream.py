@@ -240,6 +240,28 @@ class TestBroken:
         peer.close()
         assert not stream.broken()
 
+    @pytest.mark.parametrize(("how", "killed"), [("closes", True), ("ends its side", False), ("closes behind our end", False)])
+    async def test_who_says_its_end_and_goes_without_a_word_was_killed(
+        self, unix: tuple[RawStream, socket.socket], how: str, killed: bool
+    ) -> None:
+        stream, peer = unix
+        stream.expect_shutdown()
+        peer.sendall(b"x")
+        if how == "closes behind our end":
+            await stream.write_eof()
+        if how == "ends its side":
+            peer.shutdown(socket.SHUT_WR)
+        else:
+            peer.close()
+        assert await stream.receive() == b"x"
+        if killed:
+            with pytest.raises(ConnectionResetError):
+                await stream.receive()
+            assert stream.closed
+        else:
+            assert await stream.receive() == b""
+        stream.close()
+
     async def test_a_unix_peer_that_drops_our_bytes_counts_as_reset(self, unix: tuple[RawStream, socket.socket]) -> None:
         stream, peer = unix
         await stream.send_all(b"never read")

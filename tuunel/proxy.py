@@ -134,10 +134,14 @@ class Proxy:
         await (self._doors if admitted else self._closed_doors).serve_client(stream)
 
     async def _serve_own_client(self, stream: RawStream) -> None:
-        """A client on our unix socket, which is served on while the last clients finish; it takes no new ones then."""
+        """A client on our unix socket, which is served on while the last clients finish; it takes no new ones then.
+
+        It is `tuunel nc`, which ends its side before it goes: one that does not was killed, and its target must not take that for the end.
+        """
         if self._listening.cancel_called:
             stream.close()
             return
+        stream.expect_shutdown()
         over = anyio.Event()
         self._clients.start_soon(over.wait)
         try:

@@ -4,6 +4,8 @@ A connection that can become a pipe is a RawStream from accept or connect on: no
 the same code runs on asyncio and trio, fills borrowed buffers without copies, and can splice.
 """
 
+import errno
+import os
 import select
 import socket
 import struct
@@ -92,7 +94,7 @@ class RawStream(RawSocket):
     sees a reset when this process is killed.
     """
 
-    __slots__ = ("_eof_read", "_eof_written", "_first_reads", "_unix")
+    __slots__ = ("_eof_read", "_eof_written", "_first_reads", "_says_its_end", "_unix")
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
@@ -100,6 +102,7 @@ class RawStream(RawSocket):
         self._eof_read = False
         self._eof_written = False
         self._first_reads = FIRST_READS
+        self._says_its_end = False
         if not self._unix:
             _set_options(sock)
 
@@ -122,6 +125,13 @@ class RawStream(RawSocket):
     def is_local(self) -> bool:
         """Whether the peer is on this machine: at a loopback address, or on a unix socket. OSError as `peer`."""
         return self._unix or _is_loopback(self.peer.host)
+
+    def expect_shutdown(self) -> None:
+        """Take a unix peer that goes away, without having shut its side down and before ours has ended, for one that was killed.
+
+        Reading raises ConnectionResetError then. Of other programs a mere close is an end, as it is on TCP.
+        """
+        self._says_its_end = self._unix
 
     # Conduit
 
@@ -191,16 +201,25 @@ class RawStream(RawSocket):
         """Whether a reset has arrived, or the stream was closed on this side."""
         if self.closed:
             return True
-        poll = select.poll()
-        poll.register(self._sock, 0)  # POLLERR and POLLHUP are reported unasked
-        events = poll.poll(0)
-        found = events[0][1] if events else 0
+        found = self._look()
         if found & select.POLLERR:
             return True
         if self._unix:
             # the peer has closed the whole socket while it had more to say or to hear; after either side's end it may
             return bool(found & select.POLLHUP) and not (self._eof_written or self._eof_read)
         return sys.platform != "linux" and self._has_pending_error()
+
+    def _look(self) -> int:
+        poll = select.poll()
+        poll.register(self._sock, 0)  # POLLERR and POLLHUP are reported unasked
+        events = poll.poll(0)
+        return events[0][1] if events else 0
+
+    def _note_end(self) -> None:
+        if self._says_its_end and not self._eof_written and self._look() & select.POLLHUP:
+            self.reset()
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        self._eof_read = True
 
     def unacknowledged(self) -> float | None:
         """While the kernel has sent something for at least the second time, bytes or the question whether there is room, and nothing
@@ -237,7 +256,8 @@ class RawStream(RawSocket):
             data = self._sock.recv(limit)
         except BlockingIOError:
             return None
-        self._eof_read = not data
+        if not data:
+            self._note_end()
         return data
 
     def receive_into(self, view: memoryview) -> int | None:
@@ -248,7 +268,7 @@ class RawStream(RawSocket):
         except BlockingIOError:
             return None
         if n == 0:
-            self._eof_read = True
+            self._note_end()
         return n
 
     async def peek(self) -> bytes:

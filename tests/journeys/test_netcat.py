@@ -1,13 +1,14 @@
 """`tuunel nc`: byte-exact, half-close both ways, and an exit code that tells the reason; with a running proxy and by itself."""
 
 import os
+import socket
 import subprocess
 
 import pytest
 
 from tests.journeys.peers import program
 from tests.journeys.processes import clean_environment, run, tuunel_argv
-from tests.journeys.targets import answer_after_end, closed_port, echo, end_then_listen, note_how_it_ends, pour, reset, serving
+from tests.journeys.targets import Target, answer_after_end, closed_port, echo, end_then_listen, note_how_it_ends, pour, reset, serving
 from tests.journeys.world import Machine, Trio
 from tuunel.errors import ANSWERS, Reason
 
@@ -93,18 +94,27 @@ def test_a_target_that_resets_ends_nc_with_an_error(machine: Machine) -> None:
     assert out == b""
 
 
-def test_a_killed_nc_reaches_the_target_as_a_reset(machine: Machine) -> None:
-    with serving(note_how_it_ends) as target:
+@pytest.mark.parametrize("when", ["at once", "in the midst"])
+def test_a_killed_nc_reaches_the_target_as_a_reset(machine: Machine, when: str) -> None:
+    with serving(greet_and_note_how_it_ends) as target:
         nc = start_nc(machine, target.port)
         try:
             assert nc.stdin
+            assert nc.stdout
             nc.stdin.write(b"x")
             nc.stdin.flush()
             target.accepted()
+            if when == "in the midst":
+                assert nc.stdout.read(5) == b"hello"
         finally:
             nc.kill()
             nc.communicate(timeout=10)
         assert target.noted() == ["reset"]
+
+
+def greet_and_note_how_it_ends(sock: socket.socket, target: Target) -> None:
+    sock.sendall(b"hello")
+    note_how_it_ends(sock, target)
 
 
 def test_a_reader_that_leaves_ends_nc(machine: Machine) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from tuunel.e2e.wire import BODY_LENGTHS, MAX_BODY, MAX_EARLY_BODY, TRANSITIONS, Direction, Phase, RecordType, fits
 from tuunel.errors import Failure, LocalProtocolError, Reason, RemoteProtocolError
-from tuunel.hkdf import IV_LENGTH, expand_label
+from tuunel.hkdf import IV_LENGTH, AeadKey, expand_label
 
 __all__ = [
     "BUFFER_SIZE",
@@ -65,9 +65,10 @@ class _Cipher:
         self._install(secret)
 
     def _install(self, secret: bytes) -> None:
+        key = AeadKey(expand_label(secret, "key"), expand_label(secret, "iv", length=IV_LENGTH))
         self._secret = secret
-        self._iv = int.from_bytes(expand_label(secret, "iv", length=IV_LENGTH), "big")
-        self.aead = ChaCha20Poly1305(expand_label(secret, "key"))
+        self._iv = int.from_bytes(key.iv, "big")
+        self.aead = ChaCha20Poly1305(key.key)
         self.records = 0
         self.bytes = 0
 
