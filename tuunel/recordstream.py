@@ -303,9 +303,8 @@ class RecordStream:
             self.reset()
             return
         try:
-            if self._writer.holds_fin:
-                with suppress(OSError, anyio.ClosedResourceError), anyio.move_on_after(LINGER_TIME):  # as `stream.aclose`
-                    await self.send_held_fin()
+            with suppress(OSError, anyio.ClosedResourceError), anyio.move_on_after(LINGER_TIME):  # as `stream.aclose`
+                await self.send_held_fin()
             await self.stream.aclose()
         finally:
             self._end()

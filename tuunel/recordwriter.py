@@ -169,22 +169,20 @@ class RecordWriter:
 
     def _seal_waiting(self) -> bytes:
         """What goes in front of a record: mostly nothing."""
-        overdue = self._seal_overdue()
+        held = self._seal_held()
         if not self.queue:
-            return overdue
+            return held
         queued = tuple(self.queue.items())
         self.queue.clear()
-        return overdue + self._seal_all(queued)
+        return held + self._seal_all(queued)
 
-    def _seal_overdue(self) -> bytes:
-        """What is held, and the next key where it is due: they go in front of anything else."""
-        overdue = b""
-        if self._held:
-            overdue = self._seal_all(self._held)
-            self._held.clear()
-        if self._sealer.needs_key_update and not self.ended:
-            overdue += self._sealer.key_update()
-        return overdue
+    def _seal_held(self) -> bytes:
+        """What is held back, which goes in front of anything else."""
+        if not self._held:
+            return b""
+        held = self._seal_all(self._held)
+        self._held.clear()
+        return held
 
     async def _send_in_turn(self, seal: Callable[[], bytes]) -> None:
         async with self._turn():
@@ -202,7 +200,7 @@ class RecordWriter:
         """Send one record if nothing else is half sent, and the socket takes it at once. Never raises OSError."""
         if not (self.busy or self._torn):
             with suppress(OSError):
-                self._stream.send_now(self._seal_overdue() + self._sealer.seal(kind, body))
+                self._stream.send_now(self._seal_held() + self._sealer.seal(kind, body))
 
     def start_small_after_a_pause(self, now: float) -> None:
         """Asked once a second: records are small again after a second without one."""
@@ -248,7 +246,11 @@ class RecordWriter:
             await self._transmit(self._sealer.seal(kind, self.queue.pop(kind)))
 
     async def _send_overdue(self) -> None:
-        if overdue := self._seal_overdue():
+        """Send what is held back, and the next key where it is due."""
+        overdue = self._seal_held()
+        if self._sealer.needs_key_update and not self.ended:
+            overdue += self._sealer.key_update()
+        if overdue:
             await self._transmit(overdue)
 
     async def _transmit(self, data: Bytes) -> None:
