@@ -17,6 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.doors import FrontDoors, Outbound
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure
 from tuunel.events import Traffic
 from tuunel.frontdoor import Credentials, Request
@@ -66,7 +67,7 @@ class Doorway:
     _ends: list[str] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
-    async def dial(self, request: Request) -> Outbound:
+    async def dial(self, request: Request, early: EarlyBytes) -> Outbound:
         self.requests.append(request)
         self.dialling.set()
         if self.waiting:
@@ -79,7 +80,7 @@ class Doorway:
             raise self.failure
         # a .tuunel name is the test's own loopback, as with an agent on this machine
         stream = RawStream(socket.create_connection(("127.0.0.1", request.target.port)))
-        await stream.send_all(request.early)
+        await stream.send_all(early.take())
         traffic = Traffic()
         self.traffic.append(traffic)
         return Outbound(stream, traffic, self._ended, stream.local, connection=len(self.requests))

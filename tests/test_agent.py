@@ -10,6 +10,7 @@ from tests.world import PATIENCE, Trio, World, echo, pool_of, trio, until, world
 from tuunel.address import HostPort
 from tuunel.agent import Agent
 from tuunel.devices import Devices
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, ListenError, Reason, UsageError
 from tuunel.events import Ready, RelayStateChanged
 from tuunel.identity import IdentityKey
@@ -141,6 +142,6 @@ async def test_what_waits_at_the_relay_is_replaced_as_it_is_used() -> None:
         port = await made.target(echo)
         async with pool_of(roles.home) as pool:
             for number in range(8):
-                tunnel, _ = await pool.connect(roles.device, HostPort("", port), bytes([number]))
+                tunnel, _ = await pool.connect(roles.device, HostPort("", port), EarlyBytes(bytes([number])))
                 assert await receive_chunk(tunnel, pool._buffers) == bytes([number])
                 tunnel.reset()

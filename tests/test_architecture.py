@@ -36,6 +36,7 @@ RANKS: dict[str, tuple[str, ...]] = {
     "protocols": (
         "proxystatus",
         "frontdoor",
+        "earlybytes",
         "socks.wire",
         "socks.protocol",
         "socks.udp",

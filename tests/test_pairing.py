@@ -11,6 +11,7 @@ from tests.world import Trio, World, device_of, echo, pool_of, trio, world
 from tuunel import pairing
 from tuunel.address import HostPort
 from tuunel.devices import Devices
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, Reason, Speaker, UsageError
 from tuunel.events import Ready
 from tuunel.identity import DeviceID, IdentityKey
@@ -38,7 +39,7 @@ async def test_pairing_remembers_the_device_and_grants_access() -> None:
         assert device_of(home, "DEN") == device
         port = await made.target(echo)
         async with pool_of(home) as pool:
-            tunnel, _ = await pool.connect(device, HostPort("", port), b"x")
+            tunnel, _ = await pool.connect(device, HostPort("", port), EarlyBytes(b"x"))
             assert await receive_chunk(tunnel, pool._buffers) == b"x"
 
 

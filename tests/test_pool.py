@@ -12,13 +12,17 @@ from tests.world import PATIENCE, Trio, World, answer_after_end, echo, pool_of, 
 from tuunel import pool as module
 from tuunel import reverse
 from tuunel.address import HostPort
-from tuunel.devices import Device
+from tuunel.devices import Device, KnownRelay
 from tuunel.dial import dial
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, PeerMismatch, Reason, Speaker
 from tuunel.events import Alarm, ConnectionChanged, ConnectionClosed, Event
 from tuunel.identity import IdentityKey
 from tuunel.pool import ATTEMPTS, STANDBY, TunnelPool
 from tuunel.rawstream import RawStream, receive_chunk, send_bytes
+from tuunel.relay.client import HopConnection
+from tuunel.relay.dialpool import DialPool
+from tuunel.relay.wire import HopError, Open, PairedForward
 from tuunel.tunnel import Tunnel
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +50,7 @@ async def exchange(pool: TunnelPool, tunnel: Tunnel, data: bytes) -> bytes:
 async def test_a_tunnel_reaches_the_target_and_early_bytes_go_first() -> None:
     async with three() as (made, roles), pool_of(roles.home) as pool:
         port = await made.target(echo)
-        tunnel, bound = await pool.connect(roles.device, HostPort("", port), b"early ")
+        tunnel, bound = await pool.connect(roles.device, HostPort("", port), EarlyBytes(b"early "))
         assert bound.host == "127.0.0.1"
         await send_bytes(tunnel, pool._buffers, b"late")
         received = b""
@@ -217,7 +221,7 @@ async def test_a_stale_standby_costs_no_connection(monkeypatch: pytest.MonkeyPat
 
         send_now = RawStream.send_now
         monkeypatch.setattr(RawStream, "send_now", swallow)
-        tunnel, _ = await pool.connect(roles.device, HostPort("", port), early)
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port), EarlyBytes(early))
         assert tunnel not in stale
         await tunnel.write_eof()
         assert await receive_chunk(tunnel, pool._buffers) == b"answer"
@@ -240,7 +244,7 @@ async def test_a_dial_that_takes_its_time_is_no_dead_tunnel(monkeypatch: pytest.
 
         monkeypatch.setattr(reverse, "dial_at_once", lambda where, allow: None)
         monkeypatch.setattr(reverse, "dial", dial_late)
-        second, _ = await pool.connect(roles.device, HostPort("", port), b"early")
+        second, _ = await pool.connect(roles.device, HostPort("", port), EarlyBytes(b"early"))
         assert second.records is first.records
         assert len(dialled) == 1
         assert await receive_chunk(second, pool._buffers) == b"early"
@@ -276,7 +280,7 @@ async def test_early_bytes_travel_with_the_request_on_a_standby_that_was_just_he
 
         monkeypatch.setattr(RawStream, "send_now", note)
         monkeypatch.setattr(Tunnel, "_connected", answer)
-        tunnel, _ = await pool.connect(roles.device, HostPort("", port), early)
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port), EarlyBytes(early))
         assert (sent_at_the_answer[0] > len(early)) == with_the_request
         await tunnel.write_eof()
         assert await receive_chunk(tunnel, pool._buffers) == b"answer"
@@ -294,7 +298,7 @@ async def test_what_was_sent_with_a_request_that_nobody_answered_is_not_sent_aga
         heard.clear()
         monkeypatch.setattr(RawStream, "send_now", lambda _, data, **__: len(data))
         with pytest.raises(Failure) as failed:
-            await pool.connect(roles.device, HostPort("", port), b"early")
+            await pool.connect(roles.device, HostPort("", port), EarlyBytes(b"early"))
         monkeypatch.undo()
         assert failed.value.reason is Reason.TUNNEL_LOST
         assert not standbys(pool, roles.device)
@@ -318,7 +322,7 @@ async def test_an_agent_that_lets_no_standby_wait_is_not_asked_without_end(monke
         opened: list[Tunnel] = []
         really_open = TunnelPool._open_somewhere
 
-        async def open_to_be_cut(self: TunnelPool, device: Device, request: object, early: bytes) -> Tunnel:
+        async def open_to_be_cut(self: TunnelPool, device: Device, request: object, early: EarlyBytes) -> Tunnel:
             opened.append(tunnel := await really_open(self, device, request, early))  # type: ignore[arg-type]
             if request is None:
                 tunnel.reset()
@@ -334,16 +338,58 @@ async def test_an_attempt_that_carried_early_bytes_is_not_repeated(monkeypatch: 
     async with three() as (_, roles), pool_of(roles.home) as pool:
         tried: list[bytes] = []
 
-        async def lose(_self: TunnelPool, _device: Device, _request: object, early: bytes) -> Tunnel:
-            tried.append(early)
+        async def lose(_self: TunnelPool, _device: Device, _request: object, early: EarlyBytes) -> Tunnel:
+            tried.append(early.take())
             raise Failure(Reason.TUNNEL_LOST)
 
         monkeypatch.setattr(TunnelPool, "_open", lose)
         for early, attempts in ((b"early", 1), (b"", ATTEMPTS)):
             tried.clear()
             with pytest.raises(Failure):
-                await pool.connect(roles.device, HostPort("", 80), early)
+                await pool.connect(roles.device, HostPort("", 80), EarlyBytes(early))
             assert tried == [early] * attempts
+
+
+async def test_what_an_app_says_while_the_relay_is_asked_goes_with_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the first words over a new tunnel would come a round trip late, though a whole one goes by before INIT leaves."""
+    answered: list[bool] = []
+    taken_behind: list[bool] = []
+    really_open = DialPool.open
+
+    async def note(self: DialPool, request: Open) -> tuple[HopConnection, PairedForward | HopError]:
+        answer = await really_open(self, request)
+        answered.append(True)
+        return answer
+
+    def say() -> bytes:
+        taken_behind.append(bool(answered))
+        return b"hello"
+
+    monkeypatch.setattr(DialPool, "open", note)
+    async with three() as (made, roles), pool_of(roles.home) as pool:
+        port = await made.target(echo)
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port), EarlyBytes(come=say))
+        assert taken_behind == [True]
+        assert await receive_chunk(tunnel, pool._buffers) == b"hello"
+
+
+@pytest.mark.parametrize("says", [b"early", b""])
+async def test_nor_is_it_repeated_at_another_relay(monkeypatch: pytest.MonkeyPatch, says: bytes) -> None:
+    """An agent may refuse with any word, also one that a relay would use."""
+    async with three() as (_, roles), pool_of(roles.home) as pool:
+        (here,) = roles.device.relays
+        device = replace(roles.device, relays=(here, replace(here, address=HostPort("127.0.0.1", 1))))
+        tried: list[KnownRelay] = []
+
+        async def refuse(_: TunnelPool, _device: Device, relay: KnownRelay, _request: object, early: EarlyBytes) -> Tunnel:
+            tried.append(relay)
+            early.take()
+            raise Failure(Reason.SHUTDOWN, Speaker.AGENT)
+
+        monkeypatch.setattr(TunnelPool, "_open_by", refuse)
+        with pytest.raises(Failure):
+            await pool.connect(device, HostPort("", 80), EarlyBytes(says))
+        assert tried == list(device.relays[: 1 if says else 2])
 
 
 async def test_unused_standbys_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,7 +484,7 @@ async def test_cancelling_a_connect_anywhere_leaves_nothing_open(steps: int) -> 
     async with three() as (made, roles), pool_of(roles.home) as pool:
         port = await made.target(echo)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(pool.connect, roles.device, HostPort("", port), b"early")
+            tasks.start_soon(pool.connect, roles.device, HostPort("", port), EarlyBytes(b"early"))
             for _ in range(steps):
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()

@@ -12,6 +12,7 @@ from tests.world import LOOPBACK, PATIENCE, Trio, World, answer_after_end, conne
 from tuunel import pairing, pool
 from tuunel.address import HostPort
 from tuunel.control import call
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, ListenError, PeerMismatch, Reason
 from tuunel.events import Alarm, ConnectionChanged, ConnectionClosed, ConnectionOpened, Emit, Notice, Ready, RelayStateChanged
 from tuunel.frontdoor import Request
@@ -19,6 +20,9 @@ from tuunel.links import parse_invite
 from tuunel.listeners import known_listeners
 from tuunel.proxy import Proxy
 from tuunel.rawstream import RawStream
+from tuunel.relay.client import HopConnection
+from tuunel.relay.dialpool import DialPool
+from tuunel.relay.wire import HopError, Open, PairedForward
 from tuunel.targetflow import Rule
 from tuunel.userguard import UserGuard
 
@@ -65,6 +69,46 @@ async def test_an_end_goes_one_way_and_a_mebibyte_comes_the_other() -> None:
             assert await receive_all(stream) == MEBIBYTE
             stream.close()
         assert heard == [b"question"] * 3
+
+
+@pytest.mark.parametrize("door", ["forward", "socks5", "http-connect"])
+async def test_what_is_said_while_the_relay_is_asked_goes_with_the_request(monkeypatch: pytest.MonkeyPatch, door: str) -> None:
+    """Most apps say their first words just behind what asks for their target, and the first tunnel takes a round trip to the relay."""
+    said, took = anyio.Event(), bytearray()
+    really_open, really_take = DialPool.open, EarlyBytes.take
+
+    async def open_late(self: DialPool, request: Open) -> tuple[HopConnection, PairedForward | HopError]:
+        answer = await really_open(self, request)
+        await said.wait()
+        return answer
+
+    def note(self: EarlyBytes) -> bytes:
+        data = really_take(self)
+        took.extend(data)
+        return data
+
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        asks = {
+            "forward": b"",
+            "socks5": b"\5\1\0\5\1\0\3\x0bhome.tuunel" + port.to_bytes(2),
+            "http-connect": b"CONNECT home.tuunel:%d HTTP/1.1\r\nHost: home.tuunel\r\n\r\n" % port,
+        }
+        role = await (made.forward(roles.home, f"0:home.tuunel:{port}") if door == "forward" else made.proxy(roles.home))
+        monkeypatch.setattr(DialPool, "open", open_late)
+        monkeypatch.setattr(EarlyBytes, "take", note)
+        stream = await connect(HostPort.parse(role.seen(Ready)[0].listen).port)
+        await stream.send_all(asks[door])
+        await role.until(ConnectionOpened)
+        await stream.send_all(b"hello")
+        said.set()
+        with anyio.fail_after(PATIENCE):
+            answer = b""
+            while not answer.endswith(b"hello"):
+                answer += await stream.receive(1) or pytest.fail("no answer")
+        assert bytes(took) == b"hello"
+        assert role.seen(ConnectionOpened)[0].traffic.up == 5
+        stream.close()
 
 
 async def test_an_unknown_name_goes_nowhere_else() -> None:

@@ -14,6 +14,7 @@ from tests.world import PATIENCE, Handler, Trio, World, echo, pool_of, trio, unt
 from tuunel import reverse as module
 from tuunel.address import HostPort
 from tuunel.e2e.wire import Command
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, PeerMismatch, Reason, Speaker, StateError
 from tuunel.events import Alarm, ConnectionClosed, ConnectionOpened, DeviceSeen
 from tuunel.listen import open_unix_listener, serve
@@ -45,7 +46,7 @@ async def alive(made: World, roles: Trio) -> None:
     """The agent still serves."""
     port = await made.target(echo)
     async with pool_of(roles.home) as pool:
-        tunnel, _ = await pool.connect(roles.device, HostPort("", port), b"x")
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port), EarlyBytes(b"x"))
         assert await receive_chunk(tunnel, pool._buffers) == b"x"
 
 
@@ -132,7 +133,7 @@ async def test_a_client_that_gives_up_ends_the_dial(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(module, "dial", hang)
         async with pool_of(roles.home) as pool:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(pool.connect, roles.device, HostPort("", 80), b"early")
+                tasks.start_soon(pool.connect, roles.device, HostPort("", 80), EarlyBytes(b"early"))
                 opened = await roles.agent.until(ConnectionOpened)
                 tasks.cancel_scope.cancel()
             await roles.agent.until(ConnectionClosed, lambda event: event.id == opened.id)
@@ -217,7 +218,7 @@ async def test_a_unix_socket_is_reached_by_the_client_whose_grant_names_it() -> 
     async with three() as (made, roles), unix_service(echo) as path:
         home, device = await made.paired(roles.agent, targets=[f"unix:{path}"])
         async with pool_of(home) as pool:
-            tunnel, bound = await pool.connect(device, HostPort(path, 0), b"hello", Command.UNIX)
+            tunnel, bound = await pool.connect(device, HostPort(path, 0), EarlyBytes(b"hello"), Command.UNIX)
             assert bound == HostPort("0.0.0.0", 0)
             assert await receive_chunk(tunnel, pool._buffers) == b"hello"
             await tunnel.write_eof()
@@ -300,7 +301,7 @@ async def test_killing_the_agent_at_any_moment_of_a_dial_leaves_nothing_open(ste
 
             async def ask() -> None:
                 with suppress(Failure):
-                    await pool.connect(roles.device, HostPort("", port), b"early")
+                    await pool.connect(roles.device, HostPort("", port), EarlyBytes(b"early"))
 
             tasks.start_soon(ask)
             await until(lambda: roles.agent.seen(ConnectionOpened))

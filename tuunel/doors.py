@@ -123,12 +123,11 @@ class FrontDoors:
 
     async def _connect(self, stream: RawStream, door: SocksDoor | HttpDoor, request: Request) -> None:
         try:
-            outbound, ahead = await dial_for_client(self._dial, request, stream)
+            outbound, ahead = await dial_for_client(self._dial, request, stream, verbatim=True)
         except Failure as failure:
             door.refuse(failure)
             return await _flush(stream, door)
         try:
-            outbound.traffic.up += len(request.early)
             door.accept(outbound.bound, outbound.connection if stream.is_unix else None)
             await _flush(stream, door)
             await outbound.send(self._buffers, ahead)

@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 from anyio.abc import TaskStatus
 
 from tuunel import control
 from tuunel.address import HostPort
-from tuunel.buffers import BufferPool
 from tuunel.datagrams import DatagramSocket
 from tuunel.descriptors import raise_limit
 from tuunel.e2e.wire import Command
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure
 from tuunel.events import Emit, Ready
 from tuunel.forwarding import Destination, Forwarding
-from tuunel.frontdoor import EARLY_LIMIT, Request
+from tuunel.frontdoor import Request
 from tuunel.guardedstream import GuardedStream
 from tuunel.hostguard import HostGuard, refusal
 from tuunel.listen import address_of, close_listener, drop_waiting, open_listeners, open_unix_listener, serve
@@ -147,8 +146,7 @@ class Forward:
         if self._http_hosts:
             await self._serve_guarded(to, GuardedStream(stream, HostGuard(self._http_hosts)), stream)
             return
-        early = await _read_at_hand(stream, self._reach.buffers)
-        outbound, ahead = await self._connect(to, early, stream)
+        outbound, ahead = await dial_for_client(partial(self._dial, to), _request(to), stream, verbatim=True)
         try:
             await outbound.send(self._reach.buffers, ahead)
         except BaseException:
@@ -166,7 +164,7 @@ class Forward:
         if not early:
             await stream.aclose()
             return
-        outbound, ahead = await self._connect(to, early, stream)
+        outbound, ahead = await dial_for_client(partial(self._dial, to), _request(to, early), stream)
         try:
             guarded.take(ahead)
         except Failure as failure:
@@ -174,20 +172,14 @@ class Forward:
             raise
         await pipe(guarded, outbound, self._reach.buffers)
 
-    async def _connect(self, to: Destination, early: bytes, stream: RawStream) -> tuple[Outbound, bytes]:
-        request = Request(HostPort(to.host, to.port), "forward", early)
-        outbound, ahead = await dial_for_client(partial(self._dial, to), request, stream)
-        outbound.traffic.up += len(early)
-        return outbound, ahead
-
-    async def _dial(self, to: Destination, request: Request) -> Outbound:
+    async def _dial(self, to: Destination, request: Request, early: EarlyBytes) -> Outbound:
         try:
             way = self._way(to)
         except Failure as failure:
             self._tell_refused(to, failure)
             raise
         command = Command.UNIX if to.path else Command.TCP
-        return await self._reach.dial(str(to), way, to.port, door=request.door, early=request.early, command=command)
+        return await self._reach.dial(str(to), way, to.port, door=request.door, early=early, command=command)
 
     def _tell_refused(self, to: Destination, failure: Failure) -> None:
         self._reach.ledger.open(str(to), device="", door="forward", path="relay").end(str(failure.reason), str(failure))
@@ -209,14 +201,5 @@ class Forward:
         return {"listen": [place["listen"] for place in self._places], "forwards": self._places, **self._reach.facts()}
 
 
-async def _read_at_hand(stream: RawStream, buffers: BufferPool) -> bytes:
-    """What the client has sent by now: it may travel with the request. Most clients speak first, and others must not be waited for."""
-    buffer = buffers.borrow()
-    try:
-        n = stream.read_into(buffer, EARLY_LIMIT)
-        if n is None:
-            await anyio.lowlevel.checkpoint()
-            n = stream.read_into(buffer, EARLY_LIMIT)
-        return bytes(buffer[1 : 1 + (n or 0)])
-    finally:
-        buffers.give_back(buffer)
+def _request(to: Destination, early: bytes = b"") -> Request:
+    return Request(HostPort(to.host, to.port), "forward", early)

@@ -4,7 +4,7 @@ Source: docs/spec/front-doors.md section 6.
 """
 
 from collections.abc import Callable, Hashable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -13,6 +13,7 @@ import anyio
 from tuunel.address import HostPort
 from tuunel.buffers import MAX_BODY, BufferPool
 from tuunel.companions import companions
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, Reason
 from tuunel.events import Traffic
 from tuunel.frontdoor import EARLY_LIMIT, Request
@@ -27,7 +28,7 @@ HALF_CLOSED_PATIENCE: Final = 2.0  # seconds that a dial goes on for a client th
 class Outbound:
     """A connection to a target that has been made: the bytes' way there, its counters, and who wants to know when it is over.
 
-    The door owns it from here on: it counts all bytes (also the request's early ones) in `traffic`, closes or resets `conduit`, and calls
+    The door owns it from here on: it counts all bytes but the early ones in `traffic`, closes or resets `conduit`, and calls
     `ended` once with "done", "reset" or the name of a Reason. `bound` is the address the target sees, if known; `connection` the number
     that the proxy's events use; `killed` tells whether a person has ended it, at this end or the other one.
     """
@@ -73,11 +74,11 @@ class Outbound:
 class Dialer(Protocol):
     """Connects a request's target.
 
-    Returns only after the far dial has succeeded, and has then handed `request.early` to the target. Raises Failure with the true reason.
-    It may be cancelled at any time, and then leaves nothing open.
+    Returns only after the far dial has succeeded, and has then handed `request.early`, which are the first of `early`, to the target.
+    Raises Failure with the true reason. It may be cancelled at any time, and then leaves nothing open.
     """
 
-    async def __call__(self, request: Request) -> Outbound:
+    async def __call__(self, request: Request, early: EarlyBytes) -> Outbound:
         """Connect `request.target`."""
 
 
@@ -105,20 +106,24 @@ class Associate(Protocol):
         """Make the context."""
 
 
-async def dial_for_client(dial: Dialer, request: Request, client: RawStream) -> tuple[Outbound, bytes]:
+async def dial_for_client(dial: Dialer, request: Request, client: RawStream, *, verbatim: bool = False) -> tuple[Outbound, bytes]:
     """Dial while the client stays: the connection, and bytes that the client has sent meanwhile (at most EARLY_LIMIT).
+
+    `verbatim`: all that the client sends is the target's as it is, so what comes before the request leaves travels with it, and is not
+    among those bytes. Without it, somebody has to read them first.
 
     ConnectionResetError when the client has gone; the dial is cancelled then, unless it is done within PROMPT. A client that has ended
     its side may still read: the dial then has HALF_CLOSED_PATIENCE left. Raises Failure otherwise.
     """
-    watch = _ClientWatch(client, EARLY_LIMIT - len(request.early))
+    watch = _ClientWatch(client, max(EARLY_LIMIT - len(request.early), 0))
+    early = EarlyBytes(request.early, watch.take) if verbatim else EarlyBytes(request.early)
     outcome: Outbound | Failure | None = None
     try:
         async with companions() as beside:
             with anyio.CancelScope() as dialling:
                 beside.start_later(PROMPT, watch.run, dialling)
                 try:
-                    outcome = await dial(request)
+                    outcome = await dial(request, early)
                 except Failure as failure:
                     outcome = failure
                 except BROKEN as error:
@@ -129,7 +134,8 @@ async def dial_for_client(dial: Dialer, request: Request, client: RawStream) -> 
             outcome.reset()
         raise
     if isinstance(outcome, Outbound):
-        return outcome, bytes(watch.held)
+        outcome.traffic.up += early.taken
+        return outcome, watch.held
     if outcome is not None:
         raise outcome
     if watch.impatient:
@@ -141,7 +147,7 @@ class _ClientWatch:
     """Reads ahead of a client that waits for its target, and ends the dial when nobody waits any more."""
 
     def __init__(self, client: RawStream, room: int) -> None:
-        self.held = bytearray()
+        self.held = b""  #: what was read, and not taken
         self.impatient = False
         self._client = client
         self._room = room
@@ -149,7 +155,7 @@ class _ClientWatch:
     async def run(self, dial: anyio.CancelScope) -> None:
         """Watch until the client has gone, then cancel `dial`."""
         try:
-            if self._room > 0 and await self._client.on_readable(self._take):
+            if self._room and await self._client.on_readable(self._read):
                 with anyio.move_on_after(HALF_CLOSED_PATIENCE) as patience:
                     await until_broken(self._client)
                 self.impatient = patience.cancelled_caught
@@ -159,19 +165,29 @@ class _ClientWatch:
             pass
         dial.cancel()
 
-    def _take(self) -> bool | None:
-        """Take what the client has sent. Whether it has ended its side, once it has or there is no room for more."""
-        data = bytearray(self._room - len(self.held))
+    def take(self) -> bytes:
+        """Take what was read, and what is there by now. Whether the client has gone is for `run` to tell, or for who reads it next."""
+        with suppress(*BROKEN):
+            if self._room:
+                self._read()
+        taken, self.held = self.held, b""
+        return taken
+
+    def _read(self) -> bool | None:
+        """Read what the client has sent. Whether it has ended its side, once it has or there is no room for more."""
         try:
-            n = self._client.receive_into(memoryview(data))
+            data = self._client.receive_now(self._room)
         except OSError:
             # The kernel tells it once, and who waits for this may be cancelled before he hears: so the client stays broken.
             self._client.reset()
             raise
-        self.held += data[: n or 0]
-        if n == 0:
+        if data is None:
+            return None
+        self.held += data
+        self._room -= len(data)
+        if not data:
             return True
-        return None if len(self.held) < self._room else False
+        return None if self._room else False
 
 
 async def pipe(client: Conduit, outbound: Outbound, buffers: BufferPool) -> None:

@@ -22,6 +22,7 @@ from tuunel.companions import Companions, companions
 from tuunel.devices import Device, KnownRelay
 from tuunel.e2e.handshake import Initiator
 from tuunel.e2e.wire import Command, Target
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker
 from tuunel.establish import initiate
 from tuunel.events import Alarm, Emit
@@ -178,32 +179,33 @@ class TunnelPool:
         return self._dials[relay.id]
 
     async def connect(
-        self, device: Device, target: HostPort, early: bytes = b"", command: Command = Command.TCP
+        self, device: Device, target: HostPort, early: EarlyBytes | None = None, command: Command = Command.TCP
     ) -> tuple[Tunnel, HostPort]:
         """A tunnel to `device` whose agent has connected `target`, and the address that the agent's socket there is bound to.
 
         With the command UDP no target is asked for yet: the tunnel carries flows, each with its own.
 
-        `early` are app bytes that may travel with the request; they have been handed over when this returns. They do so on a new tunnel,
-        and on one whose agent was heard less than FRESH seconds ago. An attempt that carried them is not repeated. The caller owns the
-        tunnel and closes it. Raises Failure.
+        `early` may travel with the request: it does so on a new tunnel, and on one whose agent was heard less than FRESH seconds ago. An
+        attempt that carried any is not repeated. Its first bytes have been handed over when this returns, on any tunnel. The caller owns
+        the tunnel and closes it. Raises Failure.
         """
         request = Target(command, target.host, target.port)
         request.encode()  # a host that no name can be costs no tunnel
+        early = early or EarlyBytes()
         for attempt in range(1, ATTEMPTS + 1):
             standby = await self._take_standby(device.id)
-            carried = early if standby is None or time.monotonic() - standby.records.heard < FRESH else b""
+            fresh = standby is None or time.monotonic() - standby.records.heard < FRESH
             try:
-                tunnel, bound = await self._try(standby, device, request, carried)
+                tunnel, bound = await self._try(standby, device, request, early if fresh else EarlyBytes())
             except Failure as failure:
                 if standby is not None and failure.reason is Reason.TUNNEL_LOST:
                     self._standbys[device.id].waiting.clear()  # they share its fate, and its way to the agent
-                if failure.reason is not Reason.TUNNEL_LOST or carried or attempt == ATTEMPTS:
+                if failure.reason is not Reason.TUNNEL_LOST or early.taken or attempt == ATTEMPTS:
                     raise
             else:
-                if early and not carried:
+                if not fresh:
                     with _owned_until_it_fails(tunnel):
-                        await send_bytes(tunnel, self._buffers, early)
+                        await send_bytes(tunnel, self._buffers, early.take())
                 if self._warm:
                     self._note_use(device, tunnel)
                     tunnel.keep = partial(self._keep, device)
@@ -212,17 +214,17 @@ class TunnelPool:
                 return tunnel, bound
         raise AssertionError  # the loop returns or raises
 
-    async def _try(self, standby: Tunnel | None, device: Device, request: Target, early: bytes) -> tuple[Tunnel, HostPort]:
+    async def _try(self, standby: Tunnel | None, device: Device, request: Target, early: EarlyBytes) -> tuple[Tunnel, HostPort]:
         tunnel = standby or await self._open(device, request, early)
         with _owned_until_it_fails(tunnel):
-            if standby is not None and (rest := standby.request_now(request, early)):
+            if standby is not None and (rest := standby.request_now(request, early.take())):
                 with anyio.fail_after(self._patience(device.id)):  # a tunnel that takes no more must not be waited for
                     await rest()
             return tunnel, await tunnel.answer(self._patience(device.id))
 
     async def prove(self, device: Device, invite: Invite) -> str:
         """Use up `invite` at the agent: it grants this machine access. Returns what the agent's machine calls itself. Raises Failure."""
-        tunnel = await self._open_by(device, device.relays[0], None, b"", invite)
+        tunnel = await self._open_by(device, device.relays[0], None, EarlyBytes(), invite)
         tunnel.reset()
         return tunnel.peer_label
 
@@ -231,25 +233,25 @@ class TunnelPool:
 
         The caller owns it and cuts or closes it. Raises Failure.
         """
-        return await self._open(device, None, b"")
+        return await self._open(device, None, EarlyBytes())
 
-    async def _open(self, device: Device, request: Target | None, early: bytes) -> Tunnel:
+    async def _open(self, device: Device, request: Target | None, early: EarlyBytes) -> Tunnel:
         with self._standbys_of(device).refill.rush():
             return await self._open_somewhere(device, request, early)
 
-    async def _open_somewhere(self, device: Device, request: Target | None, early: bytes) -> Tunnel:
+    async def _open_somewhere(self, device: Device, request: Target | None, early: EarlyBytes) -> Tunnel:
         for relay in device.relays:
             try:
                 return await self._open_by(device, relay, request, early)
             except Failure as failure:
                 if failure.reason in _ALARMS:
                     self._emit(Alarm(f"{device.name}: {failure}"))
-                if failure.reason not in RELAY_REASONS or relay is device.relays[-1]:
+                if failure.reason not in RELAY_REASONS or early.taken or relay is device.relays[-1]:
                     raise
         raise Failure(Reason.NOT_PAIRED)
 
     async def _open_by(
-        self, device: Device, relay: KnownRelay, request: Target | None, early: bytes, invite: Invite | None = None
+        self, device: Device, relay: KnownRelay, request: Target | None, early: EarlyBytes, invite: Invite | None = None
     ) -> Tunnel:
         initiator = self._initiator(device, relay, invite)
         patience = self._patience(device.id) if invite is None else PAIRING_PATIENCE
@@ -335,7 +337,7 @@ class TunnelPool:
 
     async def _make_standby(self, standbys: _Standbys) -> None:
         try:
-            self._keep(standbys.device, await self._open_somewhere(standbys.device, None, b""))
+            self._keep(standbys.device, await self._open_somewhere(standbys.device, None, EarlyBytes()))
         except Failure:
             standbys.wanted = STANDBY
             raise

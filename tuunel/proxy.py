@@ -18,6 +18,7 @@ from tuunel.descriptors import raise_limit
 from tuunel.dial import Allow, dial
 from tuunel.direct import Address, direct_addresses
 from tuunel.doors import FrontDoors
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, Reason, Speaker
 from tuunel.events import Emit, Measures, Notice, Ready
 from tuunel.frontdoor import Credentials, Request
@@ -152,7 +153,7 @@ class Proxy:
 
     # destinations
 
-    async def _dial(self, request: Request) -> Outbound:
+    async def _dial(self, request: Request, early: EarlyBytes) -> Outbound:
         shown, door = str(request.target), request.door
         try:
             through = self._routing.decide(request.target.host)
@@ -160,15 +161,15 @@ class Proxy:
             self._reach.ledger.open(shown, device="", door=door, path="relay").end(str(failure.reason), str(failure))
             raise
         if through is not None:
-            return await self._reach.dial(shown, through, request.target.port, door=door, early=request.early)
-        return await self._dial_directly(request)
+            return await self._reach.dial(shown, through, request.target.port, door=door, early=early)
+        return await self._dial_directly(request, early)
 
-    async def _dial_directly(self, request: Request) -> Outbound:
+    async def _dial_directly(self, request: Request, early: EarlyBytes) -> Outbound:
         entry = self._reach.ledger.open(str(request.target), device="", door=request.door, path="direct")
         with entry, entry.killable():
             stream = await dial(request.target, allow=self._allow(request.target, local=request.local), speaker=Speaker.LOCAL)
             try:
-                await stream.send_all(request.early)
+                await stream.send_all(early.take())
             except BaseException:
                 stream.reset()
                 raise
@@ -224,7 +225,7 @@ class Proxy:
         return {"listen": listen, "associations": len(self._udp), "dropped": self._udp.dropped, **self._reach.facts()}
 
 
-async def _refuse(request: Request) -> Outbound:
+async def _refuse(request: Request, early: EarlyBytes) -> Outbound:
     raise Failure(Reason.FORBIDDEN_USER)
 
 

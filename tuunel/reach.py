@@ -16,6 +16,7 @@ from tuunel.association import Association, Route
 from tuunel.buffers import BufferPool
 from tuunel.devices import Devices, KnownRelay
 from tuunel.e2e.wire import Command
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, Reason
 from tuunel.events import Emit
 from tuunel.identity import IdentityKey
@@ -66,7 +67,7 @@ class Reach:
             await self.tunnels.__aexit__(kind, error, trace)
 
     async def dial(
-        self, shown: str, through: ThroughDevice, port: int, *, door: str, early: bytes = b"", command: Command = Command.TCP
+        self, shown: str, through: ThroughDevice, port: int, *, door: str, early: EarlyBytes, command: Command = Command.TCP
     ) -> Outbound:
         """Connect a target behind a device, told in the ledger as `shown`. See `Dialer` for the promises."""
         entry = self.ledger.open(shown, device=through.device.name, door=door, path="relay")

@@ -296,10 +296,18 @@ CHECKS = (
     Check(
         "an attempt with app bytes is not repeated",
         "pool.py",
-        "is not Reason.TUNNEL_LOST or carried or attempt == ATTEMPTS:",
+        "is not Reason.TUNNEL_LOST or early.taken or attempt == ATTEMPTS:",
         "is not Reason.TUNNEL_LOST or attempt == ATTEMPTS:",
         "The relay makes an order be placed twice.",
         ("tests/test_pool.py::test_an_attempt_that_carried_early_bytes_is_not_repeated[asyncio]",),
+    ),
+    Check(
+        "nor is it repeated at another relay",
+        "pool.py",
+        "failure.reason not in RELAY_REASONS or early.taken or relay",
+        "failure.reason not in RELAY_REASONS or relay",
+        "An agent's word makes an order be placed without its beginning.",
+        ("tests/test_pool.py::test_nor_is_it_repeated_at_another_relay[asyncio-early]",),
     ),
     Check(
         "the grant is asked at every service",

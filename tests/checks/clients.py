@@ -317,6 +317,14 @@ CHECKS = (
         ("tests/test_guardedstream.py::test_bytes_that_were_read_ahead_come_first_and_are_judged_too[asyncio]",),
     ),
     Check(
+        "what must be judged is not taken",
+        "outbound.py",
+        "EarlyBytes(request.early, watch.take) if verbatim else EarlyBytes(request.early)",
+        "EarlyBytes(request.early, watch.take)",
+        "A request that comes during the dial goes unchecked.",
+        ("tests/test_forward.py::test_what_comes_while_the_target_is_dialled_is_judged_too[asyncio-foreign]",),
+    ),
+    Check(
         "what is read is judged",
         "guardedstream.py",
         "self._cleared += self._pass_on(bytes(buffer[1 : 1 + n]))",

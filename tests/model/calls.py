@@ -9,6 +9,7 @@ from tests.model.wires import Wire, WireStream
 from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.devices import Device
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure
 from tuunel.events import Traffic
 from tuunel.pool import TunnelPool
@@ -112,7 +113,7 @@ class Call:
         """What a front door does for an app."""
         end = str(PumpEnd.RESET)
         try:
-            tunnel, _ = await pool.connect(device, self.place, self.early)
+            tunnel, _ = await pool.connect(device, self.place, EarlyBytes(self.early, self._at_hand))
             end = str(await self._carry(tunnel, buffers))
         except Failure as failure:
             end = str(failure.reason)
@@ -121,6 +122,14 @@ class Call:
         finally:
             self.near.reset()
             self.outcome = end
+
+    def _at_hand(self) -> bytes:
+        """What the app has said by now."""
+        try:
+            n = self.near.receive_into(_BUFFER) or 0
+        except BROKEN:
+            n = 0
+        return bytes(_BUFFER[:n])
 
     async def _carry(self, tunnel: Tunnel, buffers: BufferPool) -> PumpEnd:
         self.tunnel = tunnel.id
