@@ -124,6 +124,21 @@ async def test_no_more_than_the_limit_is_read_before_the_target_is_there(monkeyp
     asking.client.close()
 
 
+async def test_room_that_was_used_up_while_the_client_is_watched_is_no_end_of_it() -> None:
+    near, app = tcp_pair()
+    client = RawStream(near)
+    watch = _ClientWatch(client, 3)
+    app.sendall(b"1234")
+    await client.wait_readable()
+    assert watch.take() == b"123"
+    assert watch._read() is False
+    assert not client.at_end
+    assert watch.take() == b""
+    assert client.receive_now() == b"4"
+    client.close()
+    app.close()
+
+
 @pytest.mark.parametrize("verbatim", [False, True])
 async def test_nothing_more_is_read_where_more_than_the_limit_came_with_the_request(
     monkeypatch: pytest.MonkeyPatch, verbatim: bool

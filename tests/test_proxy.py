@@ -1,21 +1,24 @@
 """The forward proxy in a whole world: where destinations go, what is noticed, how it stops."""
 
+import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from ipaddress import IPv4Address
+from random import Random
 
 import anyio
 import pytest
 
 from tests.streams import receive_all
 from tests.world import LOOPBACK, PATIENCE, Trio, World, answer_after_end, connect, connect_through, echo, trio, until, world
-from tuunel import pairing, pool
+from tuunel import outbound, pairing, pool
 from tuunel.address import HostPort
 from tuunel.control import call
 from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, ListenError, PeerMismatch, Reason
 from tuunel.events import Alarm, ConnectionChanged, ConnectionClosed, ConnectionOpened, Emit, Notice, Ready, RelayStateChanged
-from tuunel.frontdoor import Request
+from tuunel.frontdoor import EARLY_LIMIT, Request
 from tuunel.links import parse_invite
 from tuunel.listeners import known_listeners
 from tuunel.proxy import Proxy
@@ -111,6 +114,47 @@ async def test_what_is_said_while_the_relay_is_asked_goes_with_the_request(monke
         stream.close()
 
 
+@pytest.mark.parametrize("size", [EARLY_LIMIT - 1, EARLY_LIMIT, EARLY_LIMIT + 1, 1 << 20])
+@pytest.mark.parametrize("door", ["forward", "socks5"])
+async def test_an_upload_that_begins_while_the_relay_is_asked_is_whole(monkeypatch: pytest.MonkeyPatch, door: str, size: int) -> None:
+    """Also where the request takes along all that may be read before, in the moment in which it comes: the rest is no other's end."""
+    data = Random(size).randbytes(size)
+    monkeypatch.setattr(outbound, "PROMPT", 0)
+    really_open = DialPool.open
+
+    async def begin_when_it_answers(self: DialPool, request: Open) -> tuple[HopConnection, PairedForward | HopError]:
+        answer = await really_open(self, request)
+        await anyio.wait_all_tasks_blocked()  # the client is watched by now
+        sent.append(app.send(data))  # and the request leaves in the same turn of the loop
+        begun.set()
+        return answer
+
+    begun = anyio.Event()
+    sent: list[int] = []
+    async with three() as (made, roles):
+        heard: list[bytes] = []
+        port = await made.target(answer_after_end(b"done", heard))
+        role = await (made.forward(roles.home, f"0:home.tuunel:{port}") if door == "forward" else made.proxy(roles.home))
+        app = socket.socket()
+        app.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        app.connect((LOOPBACK.host, HostPort.parse(role.seen(Ready)[0].listen).port))
+        stream = RawStream(app)
+        if door == "socks5":
+            await stream.send_all(b"\5\1\0")
+            assert await stream.receive_exactly(2) == b"\5\0"
+        monkeypatch.setattr(DialPool, "open", begin_when_it_answers)
+        if door == "socks5":
+            await stream.send_all(b"\5\1\0\3\x0bhome.tuunel" + port.to_bytes(2))
+        await begun.wait()
+        monkeypatch.setattr(DialPool, "open", really_open)
+        await stream.send_all(data[sent[0] :])
+        await stream.write_eof()
+        with anyio.fail_after(PATIENCE):
+            assert (await receive_all(stream)).endswith(b"done")
+        assert heard == [data]
+        stream.close()
+
+
 async def test_an_unknown_name_goes_nowhere_else() -> None:
     async with three() as (made, roles):
         proxy = await made.proxy(roles.home)
@@ -162,10 +206,10 @@ async def test_a_client_from_elsewhere_does_not_reach_this_machines_loopback() -
     async with three() as (made, roles):
         target = HostPort("127.0.0.1", await made.target(echo))
         proxy = await made.proxy(roles.home)
-        outbound = await proxy.role._dial(Request(target, "socks5", local=True))
+        outbound = await proxy.role._dial(Request(target, "socks5", local=True), EarlyBytes())
         outbound.reset()
         with pytest.raises(Failure) as caught:
-            await proxy.role._dial(Request(target, "socks5", local=False))
+            await proxy.role._dial(Request(target, "socks5", local=False), EarlyBytes())
         assert caught.value.reason is Reason.REFUSED_BY_SETTING
 
 
@@ -340,6 +384,25 @@ async def test_nc_finishes_after_a_stop_and_learns_how_its_connection_ended() ->
             await door.receive()
         await door.aclose()
         assert await anyio.to_thread.run_sync(lambda: call(path, "outcome", connection=number)) == {"reason": "done"}
+        await proxy.over.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a unix socket does not tell whether it was read")
+async def test_nc_that_comes_after_a_stop_learns_that_its_words_were_not_read() -> None:
+    """So it may say them again, on a tunnel of its own."""
+    async with three() as (made, roles):
+        port = await made.target(echo)
+        proxy = await made.proxy(roles.home)
+        stays = await connect_through(proxy, "home.tuunel", port)
+        proxy.role.stop()
+        await until(lambda: known_listeners(roles.home.run_dir) == ())
+        with closing(socket.socket(socket.AF_UNIX)) as sock:
+            sock.connect(str(roles.home.socket("proxy")))
+            late = RawStream(sock)
+            await late.send_all(f"CONNECT home.tuunel:{port} HTTP/1.1\r\nHost: x\r\n\r\nwords".encode())
+            with pytest.raises(ConnectionResetError), anyio.fail_after(PATIENCE):
+                await late.receive()
+        await stays.aclose()
         await proxy.over.wait()
 
 

@@ -74,8 +74,8 @@ class Outbound:
 class Dialer(Protocol):
     """Connects a request's target.
 
-    Returns only after the far dial has succeeded, and has then handed `request.early`, which are the first of `early`, to the target.
-    Raises Failure with the true reason. It may be cancelled at any time, and then leaves nothing open.
+    Returns only after the far dial has succeeded. `early` begins with `request.early`, which it has handed to the target by then; they are
+    sent from there and nowhere else. Raises Failure with the true reason. It may be cancelled at any time, and then leaves nothing open.
     """
 
     async def __call__(self, request: Request, early: EarlyBytes) -> Outbound:
@@ -115,7 +115,7 @@ async def dial_for_client(dial: Dialer, request: Request, client: RawStream, *, 
     ConnectionResetError when the client has gone; the dial is cancelled then, unless it is done within PROMPT. A client that has ended
     its side may still read: the dial then has HALF_CLOSED_PATIENCE left. Raises Failure otherwise.
     """
-    watch = _ClientWatch(client, max(EARLY_LIMIT - len(request.early), 0))
+    watch = _ClientWatch(client, EARLY_LIMIT - len(request.early))
     early = EarlyBytes(request.early, watch.take) if verbatim else EarlyBytes(request.early)
     outcome: Outbound | Failure | None = None
     try:
@@ -155,7 +155,7 @@ class _ClientWatch:
     async def run(self, dial: anyio.CancelScope) -> None:
         """Watch until the client has gone, then cancel `dial`."""
         try:
-            if self._room and await self._client.on_readable(self._read):
+            if await self._client.on_readable(self._read):
                 with anyio.move_on_after(HALF_CLOSED_PATIENCE) as patience:
                     await until_broken(self._client)
                 self.impatient = patience.cancelled_caught
@@ -168,13 +168,14 @@ class _ClientWatch:
     def take(self) -> bytes:
         """Take what was read, and what is there by now. Whether the client has gone is for `run` to tell, or for who reads it next."""
         with suppress(*BROKEN):
-            if self._room:
-                self._read()
+            self._read()
         taken, self.held = self.held, b""
         return taken
 
     def _read(self) -> bool | None:
         """Read what the client has sent. Whether it has ended its side, once it has or there is no room for more."""
+        if self._room <= 0:  # `take` may have used it up while `run` waits: to read nothing would look like the end
+            return False
         try:
             data = self._client.receive_now(self._room)
         except OSError:
@@ -187,7 +188,7 @@ class _ClientWatch:
         self._room -= len(data)
         if not data:
             return True
-        return None if self._room else False
+        return None if self._room > 0 else False
 
 
 async def pipe(client: Conduit, outbound: Outbound, buffers: BufferPool) -> None:

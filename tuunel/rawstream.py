@@ -250,7 +250,8 @@ class RawStream(RawSocket):
                 return data
 
     def receive_now(self, limit: int = 65536) -> bytes | None:
-        """Take up to `limit` bytes without waiting; b"" is the peer's clean end, None when there is nothing yet."""
+        """Take up to `limit` bytes, at least 1, without waiting; b"" is the peer's clean end, None when there is nothing yet."""
+        assert limit > 0  # or nothing would be read, which is not the end
         self._check_open()
         try:
             data = self._sock.recv(limit)

@@ -317,6 +317,14 @@ CHECKS = (
         ("tests/test_guardedstream.py::test_bytes_that_were_read_ahead_come_first_and_are_judged_too[asyncio]",),
     ),
     Check(
+        "no room to read is no end",
+        "outbound.py",
+        "if self._room <= 0:",
+        "if False:",
+        "Half of an upload looks like the whole of it.",
+        ("tests/test_outbound.py::test_room_that_was_used_up_while_the_client_is_watched_is_no_end_of_it[asyncio]",),
+    ),
+    Check(
         "what must be judged is not taken",
         "outbound.py",
         "EarlyBytes(request.early, watch.take) if verbatim else EarlyBytes(request.early)",
