@@ -36,8 +36,10 @@ class FakeProxy:
     def __init__(self, home: Path, serve: Serve) -> None:
         self.serve = serve
         self.outcome: str | None = "done"
+        self.reads = True
         self.asked: list[dict[str, object]] = []
         self.heads: list[bytes] = []
+        self.sent_at_once: list[bytes] = []  #: the heads, and what came with them
         self._listener = socket.socket(socket.AF_UNIX)
         (home / "run").mkdir(parents=True)
         self._listener.bind(str(home / "run" / "proxy.sock"))
@@ -54,13 +56,16 @@ class FakeProxy:
 
     def _serve(self, client: socket.socket) -> None:
         client.settimeout(DEADLINE)
-        first = client.recv(65536)
+        first = client.recv(65536, socket.MSG_PEEK)
+        if not first or not self.reads:
+            return
         if first.startswith(b"{"):
-            self.asked.append(json.loads(first))
+            self.asked.append(json.loads(client.recv(65536)))
             if self.outcome is not None:
                 client.sendall(json.dumps({"ok": True, "reason": self.outcome}).encode() + b"\n")
         else:
-            self.heads.append(first)
+            self.sent_at_once.append(first)
+            self.heads.append(client.recv(first.index(b"\r\n\r\n") + 4))
             self.serve(client)
 
     def close(self) -> None:
@@ -109,6 +114,17 @@ def test_every_byte_goes_both_ways_and_the_proxy_is_asked_how_it_ended() -> None
         assert done.stdout == EVERY_BYTE
         assert fake.asked == [{"command": "outcome", "connection": 17}]
         assert fake.heads[0].startswith(b"CONNECT home.tuunel:22 HTTP/1.1\r\n")
+
+
+def test_what_is_there_at_the_start_goes_with_the_request() -> None:
+    """Such as the words with which ssh begins: they would come a round trip later."""
+    with proxy(echo_after_end) as (home, fake), tempfile.TemporaryFile() as words:
+        words.write(b"SSH-2.0-x\r\n")
+        words.seek(0)
+        argv, env = command(home)
+        done = subprocess.run(argv, env=env, stdin=words, capture_output=True, timeout=DEADLINE, check=False)
+        assert (done.returncode, done.stdout) == (0, b"SSH-2.0-x\r\n")
+        assert fake.sent_at_once == [fake.heads[0] + b"SSH-2.0-x\r\n"]
 
 
 def test_bytes_that_come_with_the_answer_are_not_lost() -> None:
@@ -173,6 +189,17 @@ def test_a_failure_is_told_with_its_own_exit_code() -> None:
 def test_a_proxy_that_ends_before_it_answers_is_as_good_as_none() -> None:
     with proxy(lambda _: None) as (home, _):
         assert run(home).returncode == ANSWERS[Reason.UNKNOWN_NAME].exit  # said by itself: this home knows no device
+
+
+def test_but_words_that_it_has_read_may_have_arrived_and_are_not_said_again() -> None:
+    with proxy(lambda client: client.recv(100)) as (home, _):
+        assert run(home, b"words").returncode == CUT
+
+
+def test_and_words_that_it_has_not_read_are() -> None:
+    with proxy(lambda _: None) as (home, fake):
+        fake.reads = False
+        assert run(home, b"words").returncode == ANSWERS[Reason.UNKNOWN_NAME].exit
 
 
 def test_half_an_answer_is_a_lost_tunnel() -> None:

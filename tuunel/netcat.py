@@ -31,6 +31,7 @@ unix:/PATH is a unix socket of the device's machine, where its grant names it.
 UDP = "-u"  #: the one option
 _START_PROXY = "start 'tuunel proxy'"
 _CHUNK = 256 * 1024  #: one pipe's or socket buffer's worth: larger reads gain nothing
+_FIRST_WORDS = 2048  #: bytes of standard input that go with the request: together they fit into a page, and are read whole or not at all
 _MAX_RESPONSE_HEAD = 64 * 1024  #: what the front doors send is far smaller; more is not our proxy
 
 
@@ -96,24 +97,37 @@ def run(host: str, port: int) -> int:
     Raises Failure when the target could not be connected, or the connection was cut before its end.
     """
     home = Home.find()
-    target = HostPort(host, port)
+    words = first_words()
     try:
-        return _through_proxy(home, target)
+        return _through_proxy(home, HostPort(host, port), words)
     except NotRunning:
         from tuunel.forwarding import Destination  # noqa: PLC0415  needed here only, and the next is slow to import
         from tuunel.netcat_alone import through_own_tunnel  # noqa: PLC0415
 
-        return through_own_tunnel(home, Destination(host, port))
+        return through_own_tunnel(home, Destination(host, port), words)
 
 
-def _through_proxy(home: Home, target: HostPort) -> int:
+def first_words() -> bytes:
+    """Take what standard input has to say by now, which may travel with the request for the target: a few KiB at most.
+
+    Nothing of a terminal, which tells its end only once. Elsewhere b"" may be the end, which the next read tells again.
+    """
+    watch = select.poll()
+    watch.register(0, select.POLLIN)
+    try:
+        return os.read(0, _FIRST_WORDS) if watch.poll(0) and not os.isatty(0) else b""
+    except OSError:  # so will the next read, if it is more than a moment's
+        return b""
+
+
+def _through_proxy(home: Home, target: HostPort, words: bytes) -> int:
     path = home.socket("proxy")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
         try:
             door.connect(os.fspath(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NotRunning("no proxy is running here", _START_PROXY) from error
-        connection, first = _connect(door, target)
+        connection, first = _connect(door, target, words)
         if not copy_standard_streams(door, first):
             raise Failure(Reason.TUNNEL_LOST, detail="the connection was cut")
         # A unix socket has no reset: what looks like an end may be a cut, and only the proxy knows.
@@ -126,17 +140,18 @@ def _through_proxy(home: Home, target: HostPort) -> int:
         return 0
 
 
-def _connect(door: socket.socket, target: HostPort) -> tuple[int, bytes]:
-    with suppress(ConnectionError):  # told by the answer that does not come
-        door.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode("ascii"))
-    head = b""
-    while b"\r\n\r\n" not in head:
-        chunk = _receive_answer(door)
-        if not chunk and not head:
-            raise NotRunning("the proxy that ran here has just ended", _START_PROXY)  # nothing of ours was carried yet
-        if not chunk or len(head) > _MAX_RESPONSE_HEAD:
-            raise Failure(Reason.TUNNEL_LOST, detail="the proxy ended before it answered")
-        head += chunk
+def _connect(door: socket.socket, target: HostPort, words: bytes) -> tuple[int, bytes]:
+    request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode("ascii")
+    try:
+        door.sendall(request + words)
+        head = door.recv(_CHUNK)
+    except ConnectionError:  # it has closed without reading what we sent, in one piece
+        head = words = b""
+    if not head and not words:
+        raise NotRunning("the proxy that ran here has just ended", _START_PROXY)  # nothing of ours was carried yet
+    head = _receive_head(door, head)
+    if b"\r\n\r\n" not in head:
+        raise Failure(Reason.TUNNEL_LOST, detail="the proxy ended before it answered")
     head, _, first = head.partition(b"\r\n\r\n")
     try:
         status, headers = _parse_head(head.decode("latin-1"))
@@ -149,11 +164,12 @@ def _connect(door: socket.socket, target: HostPort) -> tuple[int, bytes]:
     raise Failure(reason, speaker, detail)
 
 
-def _receive_answer(door: socket.socket) -> bytes:
-    try:
-        return door.recv(_CHUNK)
-    except ConnectionError:
-        return b""
+def _receive_head(door: socket.socket, head: bytes) -> bytes:
+    """Receive what is missing of a head, and what comes with it; not all of it where the proxy ends, or says too much."""
+    with suppress(ConnectionError):
+        while b"\r\n\r\n" not in head and len(head) <= _MAX_RESPONSE_HEAD and (chunk := door.recv(_CHUNK)):
+            head += chunk
+    return head
 
 
 def _parse_head(head: str) -> tuple[int, dict[str, str]]:

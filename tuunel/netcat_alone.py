@@ -11,11 +11,12 @@ from tuunel.address import HostPort
 from tuunel.buffers import BufferPool
 from tuunel.devices import Devices
 from tuunel.e2e.wire import Command
+from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, Reason, UsageError
 from tuunel.events import Traffic
 from tuunel.forwarding import Destination, read_destination
 from tuunel.identity import IdentityKey
-from tuunel.netcat import UDP, copy_standard_streams, parse_arguments, split_host, tuunel_name
+from tuunel.netcat import UDP, copy_standard_streams, first_words, parse_arguments, split_host, tuunel_name
 from tuunel.netcat_udp import carry_datagrams
 from tuunel.policy import UNIX
 from tuunel.pool import TunnelPool
@@ -49,40 +50,53 @@ def parse_destination(arguments: Sequence[str]) -> Destination:
     return read_destination(f"{tuunel_name(host)}:{service}")
 
 
-def through_own_tunnel(home: Home, to: Destination) -> int:
-    """Connect standard input and output to `to`, which is no UDP one, by a tunnel of this process; see `netcat.run` for the promises."""
+def through_own_tunnel(home: Home, to: Destination, words: bytes = b"") -> int:
+    """Connect standard input and output to `to`, which is no UDP one, by a tunnel of this process; see `netcat.run` for the promises.
+
+    `words` were read from standard input already.
+    """
     ours, theirs = socket.socketpair()
-    connected: Future[None] = Future()
-    pumped: Future[str] = Future()
-    thread = threading.Thread(target=_run_tunnel, args=(home, to, theirs, connected, pumped), daemon=True)
+    own = _OwnTunnel(home, to, words)
+    thread = threading.Thread(target=own.run, args=(theirs,), daemon=True)
     thread.start()
     with ours:
-        connected.result()
+        own.connected.result()
         ended = copy_standard_streams(ours)
-        if not ended or pumped.result() != "done":
+        if not ended or own.pumped.result() != "done":
             raise Failure(Reason.TUNNEL_LOST, detail="the connection was cut")
     return 0
 
 
-def _run_tunnel(home: Home, to: Destination, inner: socket.socket, connected: "Future[None]", pumped: "Future[str]") -> None:
-    try:
-        with inner:
-            anyio.run(_pump_tunnel, home, to, inner, connected, pumped)
-    except BaseException as error:  # the other thread waits on one of the two futures, whatever happened here
-        waiting = pumped if connected.done() else connected
-        waiting.set_exception(error)
+class _OwnTunnel:
+    """A tunnel that is opened and pumped in a thread of its own; the other thread waits for `connected`, and then for `pumped`."""
 
+    def __init__(self, home: Home, to: Destination, words: bytes) -> None:
+        self.connected: Future[None] = Future()
+        self.pumped: Future[str] = Future()  #: how it ended
+        self._home = home
+        self._to = to
+        self._early = EarlyBytes(words, first_words)  # nobody else reads standard input until it is connected
 
-async def _pump_tunnel(home: Home, to: Destination, inner: socket.socket, connected: "Future[None]", pumped: "Future[str]") -> None:
-    identity = IdentityKey.load_or_create(home.identity_key)
-    device, host = resolve_name(Devices(home.devices_file), to.host)
-    buffers = BufferPool()
-    async with TunnelPool(identity, buffers, warm=0) as tunnels:
-        command = Command.UNIX if to.path else Command.TCP
-        tunnel, _ = await tunnels.connect(device, HostPort(to.path or host, to.port), command=command)
-        connected.set_result(None)
-        stream = RawStream(inner)
-        end = await copy_both_ways(stream, tunnel, Traffic(), buffers)
-        stream.close()
-        await tunnel.aclose()  # first: the process may end with the result, and must not cut what is still on its way
-        pumped.set_result(end)
+    def run(self, inner: socket.socket) -> None:
+        """Do it all between `inner`, which it owns, and the target."""
+        try:
+            with inner:
+                anyio.run(self._pump, inner)
+        except BaseException as error:  # the other thread waits on one of the two futures, whatever happened here
+            waiting = self.pumped if self.connected.done() else self.connected
+            waiting.set_exception(error)
+
+    async def _pump(self, inner: socket.socket) -> None:
+        identity = IdentityKey.load_or_create(self._home.identity_key)
+        device, host = resolve_name(Devices(self._home.devices_file), self._to.host)
+        target = HostPort(self._to.path or host, self._to.port)
+        command = Command.UNIX if self._to.path else Command.TCP
+        buffers = BufferPool()
+        async with TunnelPool(identity, buffers, warm=0) as tunnels:
+            tunnel, _ = await tunnels.connect(device, target, self._early, command)
+            self.connected.set_result(None)
+            stream = RawStream(inner)
+            end = await copy_both_ways(stream, tunnel, Traffic(), buffers)
+            stream.close()
+            await tunnel.aclose()  # first: the process may end with the result, and must not cut what is still on its way
+            self.pumped.set_result(end)

@@ -135,6 +135,8 @@ _OK: Final = b"HTTP/1.1 200 Connection established\r\nTuunel-Connection: 7\r\n\r
     seeds=[
         b"\0" + _OK,
         b"\3" + _OK,
+        b"\200" + _OK,
+        b"\200",
         b"\0HTTP/1.1 403 Forbidden\r\nProxy-Status: " + _DENIED + b"\r\n\r\n",
         b"\0HTTP/1.1 502 Bad\r\n\r\n",
         b"\0",
@@ -142,11 +144,17 @@ _OK: Final = b"HTTP/1.1 200 Connection established\r\nTuunel-Connection: 7\r\n\r
     words=[b"HTTP/1.1 ", b"200 ", b"Tuunel-Connection: ", b"\r\n\r\n", b"Proxy-Status: "],
 )
 def nc_answer(data: bytes) -> None:
-    """Any answer to nc's CONNECT is a connection's number and its first bytes, Failure or NotRunning."""
-    door = cast("Any", _Answers(data[1:], (data or b"\0")[0]))
+    """Any answer to nc's CONNECT is a connection's number and its first bytes, Failure, or NotRunning where nothing can have arrived."""
+    size = (data or b"\0")[0]
+    words = b"words" if size & 128 else b""
+    door = cast("Any", _Answers(data[1:], size & 127))
     try:
-        number, first = netcat._connect(door, HostPort("home.tuunel", 22))
-    except (Failure, NotRunning):
+        number, first = netcat._connect(door, HostPort("home.tuunel", 22), words)
+    except Failure:
+        return
+    except NotRunning:
+        assert not words
+        assert len(data) <= 1
         return
     assert number >= 0
     assert data.count(first)
