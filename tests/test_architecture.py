@@ -79,6 +79,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         "userguard",
         "descriptors",
         "memory",
+        "firstwords",
         "interfaces",
         "networkwatch",
         "listen",

@@ -12,7 +12,6 @@ from tests.world import PATIENCE, open_descriptors
 from tuunel import establish as module
 from tuunel.e2e.handshake import InitReceived
 from tuunel.e2e.wire import Command, Purpose, Target
-from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, Reason, RemoteProtocolError, Speaker, TuunelError
 from tuunel.establish import initiate, respond
 from tuunel.rawstream import RawStream, receive_chunk
@@ -36,7 +35,7 @@ class Sides:
         self.received: list[InitReceived] = []
 
     async def initiate(self, target: Target | None = None, early: bytes = b"", within: float = PATIENCE) -> Tunnel:
-        tunnel = await initiate(self.near, self.hands.initiator, self.buffers, target=target, early=EarlyBytes(early), answer_within=within)
+        tunnel = await initiate(self.near, self.hands.initiator, self.buffers, target=target, early=early, answer_within=within)
         self.tunnels.append(tunnel)
         return tunnel
 

@@ -74,6 +74,9 @@ class FakeProxy:
         self._thread.join(DEADLINE)
 
 
+looks_ahead = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is said before it is connected")
+
+
 @contextmanager
 def proxy(serve: Serve) -> Iterator[tuple[Path, FakeProxy]]:
     with tempfile.TemporaryDirectory(prefix="tuu", dir="/tmp") as path:
@@ -93,6 +96,18 @@ def command(home: Path, shell: str = "") -> tuple[list[str], dict[str, str]]:
 def run(home: Path, data: bytes = b"", shell: str = "") -> "subprocess.CompletedProcess[bytes]":
     argv, env = command(home, shell)
     return subprocess.run(argv, env=env, input=data, capture_output=True, timeout=DEADLINE, check=False)
+
+
+def run_from_pipe(home: Path, data: bytes) -> "subprocess.CompletedProcess[bytes]":
+    """`run` with all of the data, which the pipe must hold, and its end there when it starts."""
+    argv, env = command(home)
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, data)
+        os.close(writing)
+        return subprocess.run(argv, env=env, stdin=reading, capture_output=True, timeout=DEADLINE, check=False)
+    finally:
+        os.close(reading)
 
 
 def read_to_end(client: socket.socket) -> bytes:
@@ -116,15 +131,58 @@ def test_every_byte_goes_both_ways_and_the_proxy_is_asked_how_it_ended() -> None
         assert fake.heads[0].startswith(b"CONNECT home.tuunel:22 HTTP/1.1\r\n")
 
 
+@looks_ahead
 def test_what_is_there_at_the_start_goes_with_the_request() -> None:
     """Such as the words with which ssh begins: they would come a round trip later."""
-    with proxy(echo_after_end) as (home, fake), tempfile.TemporaryFile() as words:
-        words.write(b"SSH-2.0-x\r\n")
-        words.seek(0)
-        argv, env = command(home)
-        done = subprocess.run(argv, env=env, stdin=words, capture_output=True, timeout=DEADLINE, check=False)
+    with proxy(echo_after_end) as (home, fake):
+        done = run_from_pipe(home, b"SSH-2.0-x\r\n")
         assert (done.returncode, done.stdout) == (0, b"SSH-2.0-x\r\n")
         assert fake.sent_at_once == [fake.heads[0] + b"SSH-2.0-x\r\n"]
+
+
+@looks_ahead
+def test_but_no_more_of_it_than_the_proxy_reads_whole_or_not_at_all() -> None:
+    with proxy(echo_after_end) as (home, fake):
+        done = run_from_pipe(home, EVERY_BYTE[:50_000])
+        assert (done.returncode, done.stdout) == (0, EVERY_BYTE[:50_000])
+        assert fake.sent_at_once == [fake.heads[0] + EVERY_BYTE[:4096]]
+
+
+@looks_ahead
+@pytest.mark.parametrize("mode", [0, getattr(os, "O_DIRECT", 0)], ids=["bytes", "packets"])
+def test_a_pipe_is_left_as_it_was_where_nothing_was_connected(mode: int) -> None:
+    """So what stands behind `||` can have it."""
+
+    def refuse(client: socket.socket) -> None:
+        client.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+
+    with proxy(refuse) as (home, fake):
+        reading, writing = os.pipe2(mode)
+        os.write(writing, b"one")
+        os.write(writing, b"two" * 1000)
+        os.close(writing)
+        argv, env = command(home)
+        argv = ["sh", "-c", '"$@" || exec cat', "sh", *argv]
+        done = subprocess.run(argv, env=env, stdin=reading, capture_output=True, timeout=DEADLINE, check=False)
+        os.close(reading)
+        assert done.stdout == b"one" + b"two" * 1000
+        assert fake.sent_at_once[0].startswith(fake.heads[0] + b"one")
+
+
+@pytest.mark.parametrize("size", [3, 4096, 4097])
+def test_a_file_or_socket_is_not_read_before_its_bytes_can_be_sent(size: int) -> None:
+    data = EVERY_BYTE[:size]
+    ours, theirs = socket.socketpair()
+    with proxy(echo_after_end) as (home, fake), tempfile.TemporaryFile() as file, ours, theirs:
+        file.write(data)
+        file.seek(0)
+        ours.sendall(data)
+        ours.shutdown(socket.SHUT_WR)
+        argv, env = command(home)
+        for stdin in (file, theirs):
+            done = subprocess.run(argv, env=env, stdin=stdin, capture_output=True, timeout=DEADLINE, check=False)
+            assert (done.returncode, done.stdout) == (0, data)
+        assert fake.sent_at_once == fake.heads
 
 
 def test_bytes_that_come_with_the_answer_are_not_lost() -> None:
@@ -191,15 +249,17 @@ def test_a_proxy_that_ends_before_it_answers_is_as_good_as_none() -> None:
         assert run(home).returncode == ANSWERS[Reason.UNKNOWN_NAME].exit  # said by itself: this home knows no device
 
 
+@looks_ahead
 def test_but_words_that_it_has_read_may_have_arrived_and_are_not_said_again() -> None:
     with proxy(lambda client: client.recv(100)) as (home, _):
-        assert run(home, b"words").returncode == CUT
+        assert run_from_pipe(home, b"words").returncode == CUT
 
 
+@looks_ahead
 def test_and_words_that_it_has_not_read_are() -> None:
     with proxy(lambda _: None) as (home, fake):
         fake.reads = False
-        assert run(home, b"words").returncode == ANSWERS[Reason.UNKNOWN_NAME].exit
+        assert run_from_pipe(home, b"words").returncode == ANSWERS[Reason.UNKNOWN_NAME].exit
 
 
 def test_half_an_answer_is_a_lost_tunnel() -> None:

@@ -23,6 +23,7 @@ from tuunel.rawstream import RawStream, receive_chunk, send_bytes
 from tuunel.relay.client import HopConnection
 from tuunel.relay.dialpool import DialPool
 from tuunel.relay.wire import HopError, Open, PairedForward
+from tuunel.reverse import ReverseTunnels
 from tuunel.tunnel import Tunnel
 
 pytestmark = pytest.mark.anyio
@@ -390,6 +391,31 @@ async def test_nor_is_it_repeated_at_another_relay(monkeypatch: pytest.MonkeyPat
         with pytest.raises(Failure):
             await pool.connect(device, HostPort("", 80), EarlyBytes(says))
         assert tried == list(device.relays[: 1 if says else 2])
+
+
+@pytest.mark.parametrize(("on", "stalls_at"), [("a new tunnel", "_admit"), ("a standby", "_carry")])
+async def test_an_attempt_that_is_not_repeated_has_the_time_of_all(monkeypatch: pytest.MonkeyPatch, on: str, stalls_at: str) -> None:
+    """An agent that stalls for a moment costs no connection, though the app has spoken first."""
+    monkeypatch.setattr(module, "LEAST_PATIENCE", 0.3)
+    really = getattr(ReverseTunnels, stalls_at)
+    asked = 0
+
+    async def late(*given: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        await anyio.sleep(2 * module.LEAST_PATIENCE)
+        return await really(*given)
+
+    async with three() as (made, roles), pool_of(roles.home, warm=2) as pool:
+        port = await made.target(echo)
+        if on == "a standby":
+            (await pool.connect(roles.device, HostPort("", port)))[0].reset()
+            await until(lambda: standbys(pool, roles.device) >= STANDBY)
+        pool._rtt.clear()
+        monkeypatch.setattr(ReverseTunnels, stalls_at, late)
+        tunnel, _ = await pool.connect(roles.device, HostPort("", port), EarlyBytes(b"early"))
+        assert asked == 1
+        assert await receive_chunk(tunnel, pool._buffers) == b"early"
 
 
 async def test_unused_standbys_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

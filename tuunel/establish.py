@@ -12,7 +12,6 @@ from tuunel.buffers import BufferPool
 from tuunel.e2e.handshake import ACCEPT_HEADER, INIT_HEADER, Initiator, InitReceived, Responder, sealed_length
 from tuunel.e2e.records import MAX_EARLY_BODY, RecordSealer
 from tuunel.e2e.wire import ANNOUNCED, Purpose, RecordType, Target
-from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, Reason, RemoteProtocolError
 from tuunel.rawstream import RawStream
 from tuunel.recordstream import RecordStream
@@ -22,9 +21,9 @@ INIT_TIMEOUT = 10.0  #: seconds that an agent waits for INIT: what pairs and the
 
 
 async def initiate(
-    stream: RawStream, initiator: Initiator, buffers: BufferPool, *, target: Target | None, early: EarlyBytes, answer_within: float
+    stream: RawStream, initiator: Initiator, buffers: BufferPool, *, target: Target | None, early: bytes = b"", answer_within: float
 ) -> Tunnel:
-    """The forward proxy's side: INIT, with CONNECT and what has come of `early` in the same write where a target is given; then ACCEPT.
+    """The forward proxy's side: INIT, and behind it in the same write CONNECT and `early` where a target is given; then ACCEPT.
 
     The caller has checked the agent's offer with `initiator`. Raises Failure: TUNNEL_LOST without an answer in `answer_within`
     seconds, the agent's refusal, or PeerMismatch. The stream is closed when it raises.
@@ -32,7 +31,7 @@ async def initiate(
     try:
         flight = initiator.init(Purpose.STANDBY if target is None else Purpose.CONNECT)
         if target is not None:
-            flight += _connect_flight(initiator.sealer, target, early.take())
+            flight += _connect_flight(initiator.sealer, target, early)
         with anyio.fail_after(answer_within):
             started = time.monotonic()
             await stream.send_all(flight)

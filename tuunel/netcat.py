@@ -16,6 +16,7 @@ from contextlib import suppress
 from tuunel.address import HostPort, parse_tuunel_name
 from tuunel.control import call
 from tuunel.errors import Failure, NotRunning, Reason, Speaker, UsageError
+from tuunel.firstwords import FirstWords
 from tuunel.proxystatus import CONNECTION_HEADER, parse_proxy_status
 from tuunel.settings import Home
 
@@ -31,7 +32,6 @@ unix:/PATH is a unix socket of the device's machine, where its grant names it.
 UDP = "-u"  #: the one option
 _START_PROXY = "start 'tuunel proxy'"
 _CHUNK = 256 * 1024  #: one pipe's or socket buffer's worth: larger reads gain nothing
-_FIRST_WORDS = 2048  #: bytes of standard input that go with the request: together they fit into a page, and are read whole or not at all
 _MAX_RESPONSE_HEAD = 64 * 1024  #: what the front doors send is far smaller; more is not our proxy
 
 
@@ -97,38 +97,25 @@ def run(host: str, port: int) -> int:
     Raises Failure when the target could not be connected, or the connection was cut before its end.
     """
     home = Home.find()
-    words = first_words()
     try:
-        return _through_proxy(home, HostPort(host, port), words)
+        return _through_proxy(home, HostPort(host, port))
     except NotRunning:
         from tuunel.forwarding import Destination  # noqa: PLC0415  needed here only, and the next is slow to import
         from tuunel.netcat_alone import through_own_tunnel  # noqa: PLC0415
 
-        return through_own_tunnel(home, Destination(host, port), words)
+        return through_own_tunnel(home, Destination(host, port))
 
 
-def first_words() -> bytes:
-    """Take what standard input has to say by now, which may travel with the request for the target: a few KiB at most.
-
-    Nothing of a terminal, which tells its end only once. Elsewhere b"" may be the end, which the next read tells again.
-    """
-    watch = select.poll()
-    watch.register(0, select.POLLIN)
-    try:
-        return os.read(0, _FIRST_WORDS) if watch.poll(0) and not os.isatty(0) else b""
-    except OSError:  # so will the next read, if it is more than a moment's
-        return b""
-
-
-def _through_proxy(home: Home, target: HostPort, words: bytes) -> int:
+def _through_proxy(home: Home, target: HostPort) -> int:
     path = home.socket("proxy")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
         try:
             door.connect(os.fspath(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NotRunning("no proxy is running here", _START_PROXY) from error
-        connection, first = _connect(door, target, words)
-        if not copy_standard_streams(door, first):
+        words = FirstWords()
+        connection, first = _connect(door, target, words.look())
+        if not copy_standard_streams(door, first, skip=words.said):
             raise Failure(Reason.TUNNEL_LOST, detail="the connection was cut")
         # A unix socket has no reset: what looks like an end may be a cut, and only the proxy knows.
         try:
@@ -145,7 +132,7 @@ def _connect(door: socket.socket, target: HostPort, words: bytes) -> tuple[int, 
     try:
         door.sendall(request + words)
         head = door.recv(_CHUNK)
-    except ConnectionError:  # it has closed without reading what we sent, in one piece
+    except ConnectionError:  # it has closed without reading what we sent, which was one piece
         head = words = b""
     if not head and not words:
         raise NotRunning("the proxy that ran here has just ended", _START_PROXY)  # nothing of ours was carried yet
@@ -178,13 +165,14 @@ def _parse_head(head: str) -> tuple[int, dict[str, str]]:
     return int(status_line.split(" ")[1]), {name.strip().lower(): value.strip() for name, _, value in fields}
 
 
-def copy_standard_streams(connection: socket.socket, first: bytes = b"") -> bool:
+def copy_standard_streams(connection: socket.socket, first: bytes = b"", *, skip: int = 0) -> bool:
     """Copy standard input to the blocking `connection` and back to standard output until both directions have ended.
 
     Returns True when both ended with an end-of-file, False when the connection was cut (also when its far end closed it
-    whole while standard input was still open). `first` is written to standard output before anything else.
+    whole while standard input was still open). `first` is written to standard output before anything else; the first `skip` bytes of
+    standard input are not copied.
     """
-    upload = _Upload(connection)
+    upload = _Upload(connection, skip)
     upload.start()
     try:
         write_out(first)
@@ -197,13 +185,16 @@ def copy_standard_streams(connection: socket.socket, first: bytes = b"") -> bool
 
 
 class _Upload(threading.Thread):
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, skip: int) -> None:
         super().__init__(daemon=True)  # a read of standard input cannot be interrupted: it must not keep the process
         self._connection = connection
+        self._skip = skip
         self._ended = False
 
     def run(self) -> None:
         try:
+            while self._skip and (chunk := os.read(0, self._skip)):
+                self._skip -= len(chunk)
             while chunk := os.read(0, _CHUNK):
                 self._connection.sendall(chunk)
             self._ended = True

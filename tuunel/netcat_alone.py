@@ -14,9 +14,10 @@ from tuunel.e2e.wire import Command
 from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import Failure, Reason, UsageError
 from tuunel.events import Traffic
+from tuunel.firstwords import FirstWords
 from tuunel.forwarding import Destination, read_destination
 from tuunel.identity import IdentityKey
-from tuunel.netcat import UDP, copy_standard_streams, first_words, parse_arguments, split_host, tuunel_name
+from tuunel.netcat import UDP, copy_standard_streams, parse_arguments, split_host, tuunel_name
 from tuunel.netcat_udp import carry_datagrams
 from tuunel.policy import UNIX
 from tuunel.pool import TunnelPool
@@ -50,18 +51,15 @@ def parse_destination(arguments: Sequence[str]) -> Destination:
     return read_destination(f"{tuunel_name(host)}:{service}")
 
 
-def through_own_tunnel(home: Home, to: Destination, words: bytes = b"") -> int:
-    """Connect standard input and output to `to`, which is no UDP one, by a tunnel of this process; see `netcat.run` for the promises.
-
-    `words` were read from standard input already.
-    """
+def through_own_tunnel(home: Home, to: Destination) -> int:
+    """Connect standard input and output to `to`, which is no UDP one, by a tunnel of this process; see `netcat.run` for the promises."""
     ours, theirs = socket.socketpair()
-    own = _OwnTunnel(home, to, words)
+    own = _OwnTunnel(home, to)
     thread = threading.Thread(target=own.run, args=(theirs,), daemon=True)
     thread.start()
     with ours:
         own.connected.result()
-        ended = copy_standard_streams(ours)
+        ended = copy_standard_streams(ours, skip=own.words.said)
         if not ended or own.pumped.result() != "done":
             raise Failure(Reason.TUNNEL_LOST, detail="the connection was cut")
     return 0
@@ -70,12 +68,12 @@ def through_own_tunnel(home: Home, to: Destination, words: bytes = b"") -> int:
 class _OwnTunnel:
     """A tunnel that is opened and pumped in a thread of its own; the other thread waits for `connected`, and then for `pumped`."""
 
-    def __init__(self, home: Home, to: Destination, words: bytes) -> None:
+    def __init__(self, home: Home, to: Destination) -> None:
         self.connected: Future[None] = Future()
         self.pumped: Future[str] = Future()  #: how it ended
+        self.words = FirstWords()
         self._home = home
         self._to = to
-        self._early = EarlyBytes(words, first_words)  # nobody else reads standard input until it is connected
 
     def run(self, inner: socket.socket) -> None:
         """Do it all between `inner`, which it owns, and the target."""
@@ -93,7 +91,7 @@ class _OwnTunnel:
         command = Command.UNIX if self._to.path else Command.TCP
         buffers = BufferPool()
         async with TunnelPool(identity, buffers, warm=0) as tunnels:
-            tunnel, _ = await tunnels.connect(device, target, self._early, command)
+            tunnel, _ = await tunnels.connect(device, target, EarlyBytes(come=self.words.look), command)
             self.connected.set_result(None)
             stream = RawStream(inner)
             end = await copy_both_ways(stream, tunnel, Traffic(), buffers)

@@ -218,9 +218,9 @@ class TunnelPool:
         tunnel = standby or await self._open(device, request, early)
         with _owned_until_it_fails(tunnel):
             if standby is not None and (rest := standby.request_now(request, early.take())):
-                with anyio.fail_after(self._patience(device.id)):  # a tunnel that takes no more must not be waited for
+                with anyio.fail_after(self._patience(device.id, early)):  # a tunnel that takes no more must not be waited for
                     await rest()
-            return tunnel, await tunnel.answer(self._patience(device.id))
+            return tunnel, await tunnel.answer(self._patience(device.id, early))
 
     async def prove(self, device: Device, invite: Invite) -> str:
         """Use up `invite` at the agent: it grants this machine access. Returns what the agent's machine calls itself. Raises Failure."""
@@ -254,7 +254,6 @@ class TunnelPool:
         self, device: Device, relay: KnownRelay, request: Target | None, early: EarlyBytes, invite: Invite | None = None
     ) -> Tunnel:
         initiator = self._initiator(device, relay, invite)
-        patience = self._patience(device.id) if invite is None else PAIRING_PATIENCE
         dials = self.dial_pool(relay)
         connection, answer = await dials.open(Open(initiator.open_message()))
         if isinstance(answer, HopError):
@@ -265,7 +264,9 @@ class TunnelPool:
         except BaseException:
             connection.stream.reset()
             raise
-        tunnel = await initiate(stream, initiator, self._buffers, target=request, early=early, answer_within=patience)
+        words = early.take()
+        patience = self._patience(device.id, early) if invite is None else PAIRING_PATIENCE
+        tunnel = await initiate(stream, initiator, self._buffers, target=request, early=words, answer_within=patience)
         self._live.add(tunnel.records)
         self._leads_to[tunnel.records] = device
         if tunnel.rtt is not None:
@@ -284,8 +285,10 @@ class TunnelPool:
             label=device_label(),
         )
 
-    def _patience(self, device: DeviceID) -> float:
-        return max(LEAST_PATIENCE, 4 * self._rtt.get(device, 0.0))
+    def _patience(self, device: DeviceID, early: EarlyBytes) -> float:
+        """Seconds for a sign of life: an attempt that is the only one, because it carried early bytes, has the time of all."""
+        patience = max(LEAST_PATIENCE, 4 * self._rtt.get(device, 0.0))
+        return patience * ATTEMPTS if early.taken else patience
 
     # standbys
 

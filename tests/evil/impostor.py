@@ -15,7 +15,6 @@ from tuunel.buffers import MAX_BODY, BufferPool
 from tuunel.e2e.handshake import Initiator, InitReceived, Responder
 from tuunel.e2e.offer import OfferSecrets, make_offer
 from tuunel.e2e.wire import Command, Target
-from tuunel.earlybytes import EarlyBytes
 from tuunel.errors import TuunelError
 from tuunel.establish import initiate, respond
 from tuunel.identity import DeviceID, IdentityKey
@@ -112,7 +111,7 @@ class Middle(Plot):
 
     async def as_client(self, stream: RawStream, target: Target) -> Tunnel:
         self._initiator.receive_offer(self._genuine)
-        tunnel = await initiate(stream, self._initiator, self.buffers, target=target, early=EarlyBytes(), answer_within=10)
+        tunnel = await initiate(stream, self._initiator, self.buffers, target=target, answer_within=10)
         await tunnel.answer(10)
         return tunnel
 
