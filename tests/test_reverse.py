@@ -80,7 +80,7 @@ async def test_a_tunnel_that_asks_for_nothing_yet_is_refused_to_a_client_without
         await to_thread.run_sync(roles.agent.role._grants.revoke, next(iter(roles.agent.role._grants.grants(0))).device, 0)
         async with pool_of(roles.home) as pool:
             with pytest.raises(Failure) as caught:
-                await pool._open(roles.device, None, b"")
+                await pool.open(roles.device)
         assert (caught.value.reason, caught.value.speaker) == (Reason.POLICY_REVOKED, Speaker.AGENT)
 
 
